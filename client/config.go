@@ -1,0 +1,178 @@
+package client
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringside-cache/ringside/proto/memcached"
+	"github.com/ringside-cache/ringside/ring"
+)
+
+// Failover is what happens to the keys of an ejected node.
+type Failover int
+
+const (
+	// FailoverNext: the stand-in answers, the next node on the ring. What is
+	// written there lives at most Config.StandInTTL, because the owner comes
+	// back with its old values.
+	FailoverNext Failover = iota
+	// FailoverNone: the operation fails at once with ErrNodeDown. For those
+	// who prefer a miss to a stale read.
+	FailoverNone
+)
+
+// Config says where the nodes are and how to treat them. The zero value of
+// each field is the production default.
+type Config struct {
+	// Servers are the nodes, each "[name@]address[*weight]" as ring.ParseNode
+	// reads it. One at least. An entry may stand for many, which are looked up
+	// again every DiscoverEvery: "dns+host:port" for all addresses of a host,
+	// "dnssrv+name" for the targets of SRV records, "file:path" for a file with
+	// a server a line. A look-up that fails or finds nothing keeps its last
+	// answer, and at most a third of the nodes leave at a time; only New
+	// returns an error.
+	Servers []string
+	// DiscoverEvery is the time between two look-ups, less up to a fifth.
+	// Default 30 s, at least 10 ms.
+	DiscoverEvery time.Duration
+	// Resolver looks up dns+ and dnssrv+. Default net.DefaultResolver.
+	Resolver Resolver
+	// Dialect is the way that keys are placed. Default ring.Ketama.
+	Dialect ring.Dialect
+	// Timeout bounds a whole operation: waiting for a connection, sending,
+	// and the answer. Default 500 ms. A caller's context may end it earlier.
+	// A connection whose oldest request has waited so long is closed. A Batch
+	// of more than 1,024 operations for a connection has it for each 1,024.
+	Timeout time.Duration
+	// DialTimeout bounds one attempt to connect. Default Timeout.
+	DialTimeout time.Duration
+	// ConnsPerNode is the number of connections to each node, 1 to 16.
+	// Default 1. A key always uses the same one.
+	ConnsPerNode int
+	// MaxInFlight bounds the requests that wait for one node, over it
+	// operations fail with ErrOverloaded. Default 16384.
+	MaxInFlight int
+	// MaxInFlightBytes bounds the bytes of those requests. Default 64 MiB. A
+	// single larger request is let through when nothing else is in flight.
+	MaxInFlightBytes int64
+	// Failover is what happens to an ejected node's keys. Default
+	// FailoverNext.
+	Failover Failover
+	// StandInTTL is the longest that a value written to a stand-in lives.
+	// Default 10 s, from 1 s to 30 days; it is rounded up to whole seconds.
+	StandInTTL time.Duration
+	// TLS, if set, is used on every connection but those to unix sockets. The
+	// server's certificate is verified against the name or address that is
+	// dialled unless the config says otherwise. It is copied.
+	TLS *tls.Config
+	// Username and Password authenticate every connection, as memcached -Y
+	// asks for. Without TLS they go over the wire in clear.
+	Username, Password string
+	// Health says when a node is ejected and probed.
+	Health ring.HealthConfig
+	// Hooks are called when something happens to a node. They must return
+	// quickly and may be called from several goroutines at once.
+	Hooks Hooks
+}
+
+const maxConnsPerNode = 16
+
+func (c Config) withDefaults() Config {
+	if c.Timeout == 0 {
+		c.Timeout = 500 * time.Millisecond
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = c.Timeout
+	}
+	if c.ConnsPerNode == 0 {
+		c.ConnsPerNode = 1
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = 16384
+	}
+	if c.MaxInFlightBytes == 0 {
+		c.MaxInFlightBytes = 64 << 20
+	}
+	if c.DiscoverEvery == 0 {
+		c.DiscoverEvery = 30 * time.Second
+	}
+	if c.StandInTTL == 0 {
+		c.StandInTTL = 10 * time.Second
+	}
+	c.Health = c.Health.WithDefaults()
+	return c
+}
+
+// Validate reports every problem of the config at once. It looks nothing up.
+func (c Config) Validate() error {
+	static, sources, err := c.splitSources()
+	if err != nil {
+		err = fmt.Errorf("Servers: %w", err)
+	}
+	if len(static) > 0 || len(sources) == 0 {
+		_, ringErr := c.ring(static)
+		err = errors.Join(err, ringErr)
+	} else {
+		err = errors.Join(err, c.Dialect.Validate())
+	}
+	return errors.Join(err, c.validateFields())
+}
+
+// ring builds the ring of the servers.
+func (c Config) ring(servers []string) (*ring.Ring, error) {
+	if len(servers) == 0 {
+		return nil, fmt.Errorf("field Servers: the list is empty: %w", ErrNoServers)
+	}
+	nodes, err := ring.ParseNodes(servers)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("Servers: %w", err), c.Dialect.Validate())
+	}
+	return ring.New(nodes, c.Dialect)
+}
+
+func (c Config) validateFields() error {
+	c = c.withDefaults()
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if c.Timeout < 0 {
+		bad("Timeout is %v, it must be above 0", c.Timeout)
+	}
+	if c.DialTimeout < 0 {
+		bad("DialTimeout is %v, it must be above 0", c.DialTimeout)
+	}
+	if c.ConnsPerNode < 1 || c.ConnsPerNode > maxConnsPerNode {
+		bad("ConnsPerNode is %d, it must be between 1 and %d", c.ConnsPerNode, maxConnsPerNode)
+	}
+	if c.MaxInFlight < 1 {
+		bad("MaxInFlight is %d, it must be above 0", c.MaxInFlight)
+	}
+	if c.MaxInFlightBytes < 1 {
+		bad("MaxInFlightBytes is %d, it must be above 0", c.MaxInFlightBytes)
+	}
+	if c.Failover != FailoverNext && c.Failover != FailoverNone {
+		bad("Failover is %d, it must be FailoverNext or FailoverNone", c.Failover)
+	}
+	if (c.Username == "") != (c.Password == "") {
+		bad("Username and Password must be given together")
+	}
+	for field, text := range map[string]string{"Username": c.Username, "Password": c.Password} {
+		for i := range len(text) {
+			if b := text[i]; b <= ' ' || b == 0x7f {
+				bad("%s has the byte 0x%02x at place %d, spaces and control bytes are not allowed", field, b, i)
+				break
+			}
+		}
+	}
+	if c.DiscoverEvery < 10*time.Millisecond {
+		bad("DiscoverEvery is %v, it must be at least 10ms", c.DiscoverEvery)
+	}
+	if c.StandInTTL < time.Second || c.StandInTTL > memcached.MaxRelative*time.Second {
+		bad("StandInTTL is %v, it must be between 1s and 30 days", c.StandInTTL)
+	}
+	if err := c.Health.Validate(); err != nil {
+		problems = append(problems, fmt.Errorf("field Health: %w", err))
+	}
+	return errors.Join(problems...)
+}

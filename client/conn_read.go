@@ -1,0 +1,400 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ringside-cache/ringside/proto/memcached"
+)
+
+// This file has the reader's role of a conn: how it is taken, what it does,
+// and how it is handed on. See conn.go for the whole.
+
+// wait returns when the call is done, with true, or when ctx has ended, with
+// false: then the call was left to the connection, and only its ops below
+// delivered may be looked at.
+func (c *conn) wait(ctx context.Context, ca *call) bool {
+	for {
+		if ca.state.Load() == callDone {
+			return true
+		}
+		c.mu.Lock()
+		if !c.reading {
+			c.reading = true
+			c.mu.Unlock()
+			if !c.lead(ctx, ca) {
+				return false
+			}
+			continue
+		}
+		if !ca.state.CompareAndSwap(callPending, callParked) {
+			c.mu.Unlock()
+			continue // done in the meantime
+		}
+		c.mu.Unlock()
+		if done := ctx.Done(); done != nil {
+			select {
+			case <-ca.wake:
+			case <-done:
+				if c.abandon(ca) {
+					return false
+				}
+				<-ca.wake // done, or promoted, a moment before
+			}
+		} else {
+			<-ca.wake
+		}
+		if ca.state.CompareAndSwap(callPromoted, callPending) && !c.lead(ctx, ca) {
+			return false
+		}
+	}
+}
+
+// abandon leaves the call to the connection. It fails when the call is done
+// or its caller was just promoted.
+func (c *conn) abandon(ca *call) bool {
+	if !ca.state.CompareAndSwap(callParked, callAbandoned) && !ca.state.CompareAndSwap(callPending, callAbandoned) {
+		return false
+	}
+	c.drainIfUnread()
+	return true
+}
+
+// drainIfUnread starts a goroutine that reads where replies are to come and
+// nobody reads.
+func (c *conn) drainIfUnread() {
+	c.mu.Lock()
+	unread := !c.reading && (c.first != nil || c.head != nil)
+	if unread {
+		c.reading = true
+	}
+	c.mu.Unlock()
+	if unread {
+		c.node.client.spawn(func() { c.lead(context.Background(), nil) })
+	}
+}
+
+// lead has the reader's role. It reads until own is done, and returns true;
+// or until ctx has ended, and returns false with own abandoned. Without own it
+// drains: it reads until nothing is left or a parked caller takes over.
+func (c *conn) lead(ctx context.Context, own *call) bool {
+	// To watch a context costs allocations, and most replies come sooner than
+	// anybody gives up: at first the read just ends after readTick to look.
+	var stop func() bool
+	slow := false
+	defer func() {
+		if stop != nil {
+			stop()
+		}
+	}()
+	for {
+		if err := c.deliver(); err != nil {
+			c.tearDown(err)
+			return true
+		}
+		if own != nil && own.state.Load() == callDone {
+			c.handOver()
+			return true
+		}
+		if own == nil && c.handOverDrain() {
+			return true
+		}
+		if ctx.Err() != nil {
+			own.state.Store(callAbandoned)
+			c.handOver()
+			return false
+		}
+		if slow && stop == nil {
+			// An ended context wakes the read by its deadline.
+			stop = context.AfterFunc(ctx, c.interrupt)
+		}
+		interrupted, err := c.fill(ctx, ctx.Done() != nil && stop == nil)
+		if err != nil {
+			c.tearDown(err)
+			return true
+		}
+		slow = slow || interrupted && ctx.Done() != nil
+	}
+}
+
+// interrupt makes a read return at once. It may come late and hit the next
+// reader, which then finds nothing overdue and reads on.
+func (c *conn) interrupt() { c.nc.SetReadDeadline(time.Unix(1, 0)) }
+
+// handOver gives the reader's role to a parked caller. Without one the role
+// is free for the next caller that comes to wait, unless a call was abandoned
+// and its replies need a goroutine to drain them.
+func (c *conn) handOver() {
+	c.mu.Lock()
+	promoted, abandoned := c.promote()
+	if promoted {
+		c.mu.Unlock()
+		return
+	}
+	if err := c.err; err != nil {
+		// fail saw a reader and left the rest to it.
+		c.mu.Unlock()
+		c.tearDown(err)
+		return
+	}
+	if !abandoned {
+		c.idle()
+		c.reading = false
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	c.node.client.spawn(func() { c.lead(context.Background(), nil) })
+}
+
+// handOverDrain ends a drain where it can: nothing is left to read, or a
+// parked caller takes over.
+func (c *conn) handOverDrain() bool {
+	c.mu.Lock()
+	if c.head == nil && c.first == nil {
+		if err := c.err; err != nil {
+			c.mu.Unlock()
+			c.tearDown(err)
+			return true
+		}
+		c.idle()
+		c.reading = false
+		c.mu.Unlock()
+		return true
+	}
+	promoted, _ := c.promote()
+	c.mu.Unlock()
+	return promoted
+}
+
+// promote wakes the first parked caller to be the reader. c.mu is held: a
+// caller parks under it, so none can slip in between the search and what is
+// decided on it.
+func (c *conn) promote() (promoted, abandoned bool) {
+	for _, from := range [3]*call{c.held, c.head, c.first} {
+		for ca := from; ca != nil; ca = ca.next {
+			if ca.state.CompareAndSwap(callParked, callPromoted) {
+				ca.wake <- struct{}{}
+				return true, abandoned
+			}
+			abandoned = abandoned || ca.state.Load() == callAbandoned
+		}
+	}
+	return false, abandoned
+}
+
+// idle lets go of the buffers when nothing is in them and nothing awaited, so
+// that a connection without traffic costs little. c.mu is held.
+func (c *conn) idle() {
+	if c.r != c.w || c.big != nil || c.head != nil || c.first != nil {
+		return
+	}
+	if len(c.rbuf) == readBuffer {
+		readBuffers.Put((*[readBuffer]byte)(c.rbuf))
+	}
+	c.rbuf, c.r, c.w = nil, 0, 0
+	if len(c.wbuf) == 0 && cap(c.wbuf) > idleBuffer {
+		c.wbuf = nil
+	}
+	if cap(c.spare) > idleBuffer {
+		c.spare = nil
+	}
+}
+
+// readBuffers are lent to the connections that are being read.
+var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
+
+// next gives the oldest call whose replies are not all in, nil if there is
+// none.
+func (c *conn) next() *call {
+	if c.head == nil {
+		c.mu.Lock()
+		c.head = c.first
+		c.first, c.last = nil, nil
+		c.mu.Unlock()
+	}
+	return c.head
+}
+
+// deliver hands out every complete reply in the buffer. The lists are cut
+// before a call is finished, since after that it may be in use again.
+func (c *conn) deliver() error {
+	for {
+		if c.big != nil && c.bigAt < len(c.big) {
+			return nil
+		}
+		if c.r == c.w && c.big == nil {
+			return nil
+		}
+		ca := c.next()
+		if ca == nil {
+			return desynchronised("%d bytes that nobody asked for", c.w-c.r)
+		}
+		complete, err := c.parse(&ca.ops[c.at])
+		if err != nil || !complete {
+			return err
+		}
+		more, err := ca.ops[c.at].take(&c.rep, c.silentMiss)
+		c.big = nil
+		if err != nil {
+			return err
+		}
+		if more {
+			continue
+		}
+		c.at++
+		last := int(c.at) == len(ca.ops)
+		if last {
+			c.head, ca.next, c.at = ca.next, nil, 0
+		}
+		switch {
+		case c.doubt || c.rep.Kind.IsError():
+			if err := c.hold(ca, last); err != nil {
+				return err
+			}
+		case last:
+			c.settle(ca)
+		default:
+			ca.delivered.Store(c.at)
+		}
+	}
+}
+
+// parse reads the reply at the front of the buffer into c.rep and takes it
+// off. It gives false where more bytes are needed.
+func (c *conn) parse(o *op) (complete bool, err error) {
+	if c.big != nil {
+		// The line was parsed before, and what it pointed to may be gone.
+		end := len(c.big) - 2
+		if err := memcached.CheckValueEnd(c.big[end:]); err != nil {
+			return false, err
+		}
+		o.got = c.big[:end:end]
+		c.rep.Value = o.got
+		return true, nil
+	}
+	buf := c.rbuf[c.r:c.w]
+	head, body, err := memcached.ParseReplyHead(buf, &c.rep)
+	if err != nil || head > len(buf) {
+		return false, err
+	}
+	if body < 0 {
+		c.r += head
+		return true, nil
+	}
+	total := head + body + 2
+	if total <= len(buf) {
+		if err := memcached.CheckValueEnd(buf[total-2:]); err != nil {
+			return false, err
+		}
+		c.rep.Value = buf[head : total-2]
+		c.r += total
+		return true, nil
+	}
+	if limit := c.node.maxReply(); body > limit {
+		return false, desynchronised("a value of %d bytes where the node takes %d at most", body, limit)
+	}
+	if body < bigValue || o.into {
+		c.reserve(total)
+		return false, nil
+	}
+	// The flags point into the read buffer, which is filled anew meanwhile.
+	for i := range c.rep.Meta {
+		c.rep.Meta[i].Arg = clone(c.rep.Meta[i].Arg)
+	}
+	c.big = make([]byte, body+2)
+	c.bigAt = copy(c.big, buf[head:])
+	c.r += head + c.bigAt
+	return false, nil
+}
+
+// reserve makes room for a reply of size bytes at the front of the buffer.
+func (c *conn) reserve(size int) {
+	if size <= len(c.rbuf)-c.r {
+		return
+	}
+	buf := c.rbuf
+	if size > len(buf) {
+		buf = make([]byte, size)
+	}
+	c.w = copy(buf, c.rbuf[c.r:c.w])
+	c.r, c.rbuf = 0, buf
+}
+
+// fill reads once, for readTick at most where so asked. It tells when the
+// read ended without anything.
+func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error) {
+	head := c.next()
+	now := c.node.client.clock()
+	if head == nil {
+		return false, nil
+	}
+	oldest := head.start
+	if c.held != nil {
+		oldest = c.held.start
+	}
+	overdue := oldest + c.node.client.cfg.Timeout
+	deadline := overdue
+	// This caller was busy elsewhere, and the replies may be here long since.
+	// Not so behind a read: a server that drips would put the end off for ever.
+	late := overdue < now+readGrace && now-c.lastRead > readGrace
+	switch {
+	case late:
+		deadline = now + readGrace
+	case tick:
+		deadline = min(deadline, now+readTick)
+	}
+	if late || c.deadline < now || c.deadline > deadline {
+		c.deadline = deadline
+		c.nc.SetReadDeadline(c.node.client.at(c.deadline))
+		if ctx.Err() != nil {
+			// Its interrupt may have come before the deadline just set.
+			return true, nil
+		}
+	}
+	into := c.big
+	if into != nil {
+		into = into[c.bigAt:]
+	} else {
+		if c.rbuf == nil {
+			c.rbuf = readBuffers.Get().(*[readBuffer]byte)[:]
+		}
+		switch {
+		case c.r == c.w:
+			c.r, c.w = 0, 0
+		case c.w == len(c.rbuf) && c.r > 0:
+			c.w = copy(c.rbuf, c.rbuf[c.r:c.w])
+			c.r = 0
+		case c.w == len(c.rbuf):
+			c.reserve(2 * len(c.rbuf))
+		}
+		into = c.rbuf[c.w:]
+	}
+	n, err := c.nc.Read(into)
+	if c.big != nil {
+		c.bigAt += n
+	} else {
+		c.w += n
+	}
+	now = c.node.client.clock()
+	c.lastRead = now
+	if n > 0 {
+		c.node.bytesIn.Add(uint64(n))
+		return false, nil
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if now >= overdue && now >= c.deadline {
+			return true, ErrTimeout
+		}
+		c.deadline = -1
+		return true, nil
+	case err == nil:
+		return false, nil
+	default:
+		return false, lost(err)
+	}
+}

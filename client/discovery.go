@@ -1,0 +1,232 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ringside-cache/ringside/ring"
+)
+
+// Resolver looks names up. *net.Resolver is one.
+type Resolver interface {
+	LookupHost(ctx context.Context, host string) (addrs []string, err error)
+	LookupSRV(ctx context.Context, service, proto, name string) (cname string, addrs []*net.SRV, err error)
+}
+
+var _ Resolver = (*net.Resolver)(nil)
+
+// A source is an entry of Config.Servers that stands for many.
+type source struct {
+	entry string
+	look  func(ctx context.Context) ([]string, error)
+}
+
+// splitSources separates what is a server from what has to be looked up.
+func (c Config) splitSources() (static []string, sources []source, err error) {
+	var problems []error
+	for _, entry := range c.Servers {
+		switch {
+		case strings.HasPrefix(entry, "dns+"):
+			host, port, err := net.SplitHostPort(strings.TrimPrefix(entry, "dns+"))
+			if err != nil || host == "" || port == "" {
+				problems = append(problems, fmt.Errorf("server %q: dns+ is followed by host:port", entry))
+				continue
+			}
+			sources = append(sources, source{entry, func(ctx context.Context) ([]string, error) { return c.lookupHost(ctx, host, port) }})
+		case strings.HasPrefix(entry, "dnssrv+"):
+			name := strings.TrimPrefix(entry, "dnssrv+")
+			if name == "" {
+				problems = append(problems, fmt.Errorf("server %q: dnssrv+ is followed by a name", entry))
+				continue
+			}
+			sources = append(sources, source{entry, func(ctx context.Context) ([]string, error) { return c.lookupSRV(ctx, name) }})
+		case strings.HasPrefix(entry, "file:"):
+			path := strings.TrimPrefix(entry, "file:")
+			if path == "" {
+				problems = append(problems, fmt.Errorf("server %q: file: is followed by a path", entry))
+				continue
+			}
+			sources = append(sources, source{entry, func(context.Context) ([]string, error) { return readServers(path) }})
+		default:
+			static = append(static, entry)
+		}
+	}
+	return static, sources, errors.Join(problems...)
+}
+
+func (c Config) resolver() Resolver {
+	if c.Resolver != nil {
+		return c.Resolver
+	}
+	return net.DefaultResolver
+}
+
+func (c Config) lookupHost(ctx context.Context, host, port string) ([]string, error) {
+	addrs, err := c.resolver().LookupHost(ctx, host)
+	list := make([]string, len(addrs)) // the resolver's own slice is its own
+	for i, addr := range addrs {
+		list[i] = net.JoinHostPort(addr, port)
+	}
+	return list, err
+}
+
+func (c Config) lookupSRV(ctx context.Context, name string) ([]string, error) {
+	_, records, err := c.resolver().LookupSRV(ctx, "", "", name)
+	var list []string
+	for _, r := range records {
+		list = append(list, net.JoinHostPort(strings.TrimSuffix(r.Target, "."), strconv.Itoa(int(r.Port))))
+	}
+	return list, err
+}
+
+// readServers reads one server a line; empty lines and what follows # do not
+// count.
+func readServers(path string) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var list []string
+	s := bufio.NewScanner(f)
+	for line := 1; s.Scan(); line++ {
+		text, _, _ := strings.Cut(s.Text(), "#")
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		if _, err := ring.ParseNode(text); err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", path, line, err)
+		}
+		list = append(list, text)
+	}
+	return list, s.Err()
+}
+
+// discovery keeps the last good answer of each source.
+type discovery struct {
+	static  []string
+	sources []source
+	last    [][]string
+}
+
+// refresh asks every source and gives the whole list of servers. A source
+// that fails, or answers with nothing, keeps its last good answer.
+func (d *discovery) refresh(ctx context.Context) (servers []string, err error) {
+	var problems []error
+	servers = slices.Clone(d.static)
+	for i, s := range d.sources {
+		answer, err := s.look(ctx)
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Errorf("server %q: %w", s.entry, err))
+		case len(answer) == 0:
+			problems = append(problems, fmt.Errorf("server %q: the answer is empty", s.entry))
+		default:
+			// The order of an answer may change from one to the next.
+			slices.Sort(answer)
+			d.last[i] = slices.Compact(answer)
+		}
+		servers = append(servers, d.last[i]...)
+	}
+	// Of two entries for an address the first counts, a static one before one
+	// that was looked up.
+	seen := make(map[string]bool, len(servers))
+	servers = slices.DeleteFunc(servers, func(server string) bool {
+		n, err := ring.ParseNode(server)
+		if err != nil {
+			return false // reported where the ring is built
+		}
+		twice := seen[n.Address] && !slices.Contains(d.static, server)
+		seen[n.Address] = true
+		return twice
+	})
+	return servers, errors.Join(problems...)
+}
+
+// brake bounds how many nodes leave at once: a third of those that are there,
+// one at least. Who would leave above that stays for the next time, so that a
+// broken answer can not empty the ring.
+func brake(current, next []ring.Node) []ring.Node {
+	limit := max(1, len(current)/3)
+	coming := make(map[string]bool, len(next))
+	addresses := make(map[string]bool, len(next))
+	for _, n := range next {
+		coming[n.Name], addresses[n.Address] = true, true
+	}
+	left := 0
+	for _, n := range current {
+		if coming[n.Name] || addresses[n.Address] {
+			continue
+		}
+		if left++; left > limit {
+			next = append(next, n)
+		}
+	}
+	return next
+}
+
+// discover refreshes the fleet until the client is closed.
+func (c *Client) discover(d *discovery) {
+	for {
+		// Not in step with the rest of the fleet's clients.
+		every := c.cfg.DiscoverEvery
+		timer := time.NewTimer(every - rand.N(every/5+1))
+		select {
+		case <-timer.C:
+		case <-c.life.Done():
+			timer.Stop()
+			return
+		}
+		ctx, cancel := context.WithTimeout(c.life, discoverTimeout)
+		servers, err := d.refresh(ctx)
+		cancel()
+		if c.life.Err() != nil {
+			return
+		}
+		joined, leaving, changeErr := c.follow(servers)
+		err = errors.Join(err, changeErr)
+		if hook := c.cfg.Hooks.Discovered; hook != nil && (err != nil || len(joined)+len(leaving) > 0) {
+			hook(joined, leaving, err)
+		}
+	}
+}
+
+const discoverTimeout = 5 * time.Second
+
+// follow changes the fleet to what was discovered, within the brake.
+func (c *Client) follow(servers []string) (joined, left []string, err error) {
+	next, err := ring.ParseNodes(servers)
+	if err != nil {
+		return nil, nil, err
+	}
+	current := c.fleet.Load().ring.Nodes()
+	next = brake(current, next)
+	for _, n := range next {
+		if !slices.Contains(current, n) {
+			joined = append(joined, n.String())
+		}
+	}
+	for _, n := range current {
+		if !slices.Contains(next, n) {
+			left = append(left, n.String())
+		}
+	}
+	if len(joined)+len(left) == 0 {
+		return nil, nil, nil
+	}
+	r, err := ring.New(next, c.cfg.Dialect)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.change(r)
+	return joined, left, nil
+}

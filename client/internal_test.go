@@ -1,0 +1,81 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ringside-cache/ringside/client/memnode"
+)
+
+func TestHasMeta(t *testing.T) {
+	for version, want := range map[string]bool{
+		"1.6.18": true, "1.6.10": true, "1.6.9": false, "1.6.0": false, "1.6": false, "1.5.22": false, "1.4.39": false, "2.0.0": true,
+		"1.6.18-ringside-0.1.0": true, "1.6.45_1": true, "yrmcds version 1.1.9": false, "": false, "1.6.x": false,
+	} {
+		if got := hasMeta(version); got != want {
+			t.Errorf("hasMeta(%q) = %v, want %v", version, got, want)
+		}
+	}
+}
+
+// TestBrokenWhileHandedOver: a connection that is broken by another goroutine
+// while its reader gives the role away is torn down all the same.
+func TestBrokenWhileHandedOver(t *testing.T) {
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	c, err := New(Config{Servers: []string{node.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	load.Go(func() {
+		for ctx.Err() == nil {
+			c.Get(t.Context(), "a")
+		}
+	})
+	n := c.fleet.Load().nodes[0]
+	for range 2000 {
+		n.disconnect(errEjected)
+		time.Sleep(100 * time.Microsecond) // what races is the end of a Get
+	}
+	stop()
+	load.Wait()
+	for range 10 {
+		if _, err := c.Get(t.Context(), "a"); !errors.Is(err, ErrCacheMiss) {
+			t.Fatalf("the connection stays broken: %v", err)
+		}
+	}
+	if in := n.inFlight.Load(); in != 0 {
+		t.Errorf("%d in flight", in)
+	}
+}
+
+func TestSafeToRetryOfMany(t *testing.T) {
+	safe := &OpError{Op: "incr", Err: ErrDial}
+	unsafe := &OpError{Op: "incr", Err: ErrConnLost}
+	tests := []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{safe, true},
+		{unsafe, false},
+		{&MultiError{Errors: []*OpError{safe, safe}}, true},
+		{&MultiError{Errors: []*OpError{safe, unsafe}}, false},
+		{fmt.Errorf("wrapped: %w", &MultiError{Errors: []*OpError{unsafe, safe}}), false},
+	}
+	for _, tt := range tests {
+		if got := SafeToRetry(tt.err); got != tt.want {
+			t.Errorf("SafeToRetry(%v) = %v, want %v", tt.err, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,475 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/ringside-cache/ringside/proto/memcached"
+	"github.com/ringside-cache/ringside/ring"
+)
+
+// These are gomemcache's own errors, so that code which tests for them, with
+// == or errors.Is, works unchanged.
+var (
+	// ErrCacheMiss is returned when the key is not there.
+	ErrCacheMiss = memcache.ErrCacheMiss
+	// ErrCASConflict is returned by CompareAndSwap when the item was changed
+	// since it was read, or when it now lives on another node or connection
+	// than the one its CasID came from.
+	ErrCASConflict = memcache.ErrCASConflict
+	// ErrNotStored is returned by Add when the key is there, and by Replace,
+	// Append and Prepend when it is not.
+	ErrNotStored = memcache.ErrNotStored
+	// ErrServerError is returned when the node answers SERVER_ERROR.
+	ErrServerError = memcache.ErrServerError
+	// ErrMalformedKey is returned before anything is sent for a key that is
+	// empty, longer than 250 bytes or has a space or control byte in it. The
+	// *memcached.KeyError in it says which.
+	ErrMalformedKey = memcache.ErrMalformedKey
+	// ErrNoServers is returned by New for an empty list of servers.
+	ErrNoServers = memcache.ErrNoServers
+)
+
+// A legacy serves a node without meta commands through gomemcache: memcached
+// before 1.6.10, yrmcds, MemcacheDB, or a proxy such as twemproxy. It has what
+// the classic protocol has: no opaque, so one request at a time on each
+// connection, and no leases.
+type legacy struct {
+	node *node
+	mc   *memcache.Client
+	// generation changes when a connection breaks: the server may have been
+	// restarted, and its CAS ids begin again.
+	generation atomic.Uint64
+
+	mu   sync.Mutex // guards open
+	open map[*watchedConn]struct{}
+}
+
+const (
+	legacyIdleConns = 64
+	// legacyIdle is how long a connection must have been unused for its end
+	// to be no failure: servers close idle connections.
+	legacyIdle = time.Second
+)
+
+func newLegacy(n *node) *legacy {
+	l := &legacy{node: n, open: make(map[*watchedConn]struct{})}
+	l.generation.Store(n.client.generation.Add(1))
+	l.mc = memcache.NewFromSelector(oneNode{n.addr})
+	l.mc.Timeout = n.client.cfg.Timeout
+	l.mc.MaxIdleConns = legacyIdleConns
+	l.mc.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) }
+	return l
+}
+
+var errUpgraded = errors.New("the node has meta commands now")
+
+// dial makes a connection for gomemcache. A server that was upgraded in the
+// meantime ends the legacy.
+func (l *legacy) dial(ctx context.Context) (net.Conn, error) {
+	nc, meta, err := l.node.greet(ctx)
+	if err == nil && meta {
+		nc.Close()
+		if l.node.legacy.CompareAndSwap(l, nil) {
+			l.mc.Close()
+		}
+		return nil, errUpgraded
+	}
+	if err != nil {
+		l.node.client.nodeFailed(l.node, fmt.Errorf("%w: %w", ErrDial, err))
+		return nil, err
+	}
+	w := &watchedConn{Conn: nc, node: l.node, broken: func() { l.generation.Store(l.node.client.generation.Add(1)) }}
+	w.closed = func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, w)
+	}
+	l.mu.Lock()
+	l.open[w] = struct{}{}
+	l.mu.Unlock()
+	if l.node.client.life.Err() != nil {
+		w.Close() // Close may have missed it
+		return nil, ErrClosed
+	}
+	return w, nil
+}
+
+// disconnect closes every connection, those in use too.
+func (l *legacy) disconnect() {
+	l.mc.Close() // or it would go on with idle ones that are closed
+	l.mu.Lock()
+	open := slices.Collect(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, w := range open {
+		w.Close()
+	}
+}
+
+// run carries out a call on a goroutine of its own, as gomemcache knows no
+// context. What the ops need of their caller's memory is copied.
+func (l *legacy) run(ca *call) {
+	ca.generation = l.generation.Load()
+	for i := range ca.ops {
+		o := &ca.ops[i]
+		if o.kind == opMeta {
+			o.err = o.fromMeta()
+		}
+		o.value = clone(o.value)
+		o.meta = nil
+	}
+	l.node.client.spawn(func() {
+		defer func() {
+			if l.node.legacy.Load() != l {
+				l.mc.Close() // what was put back since the node was upgraded
+			}
+		}()
+		for i := 0; i < len(ca.ops); {
+			// What its caller no longer waits for must not be done late.
+			if ca.state.Load() == callAbandoned || l.node.client.life.Err() != nil {
+				l.node.settled(ca)
+				ca.fail(fmt.Errorf("%w: %w", errUnsent, ErrClosed))
+				return
+			}
+			done := l.reads(ca.ops[i:])
+			if done == 0 {
+				l.one(&ca.ops[i])
+				done = 1
+			}
+			i += done
+			if i == len(ca.ops) {
+				l.node.settled(ca)
+			}
+			ca.delivered.Store(int32(i))
+		}
+		ca.finish()
+	})
+}
+
+// wait waits for a call that run has begun; false means that ctx ended first.
+func (l *legacy) wait(ctx context.Context, ca *call) bool {
+	if !ca.state.CompareAndSwap(callPending, callParked) {
+		return true
+	}
+	select {
+	case <-ca.wake:
+		return true
+	case <-ctx.Done():
+	}
+	if ca.state.CompareAndSwap(callParked, callAbandoned) {
+		return false
+	}
+	<-ca.wake
+	return true
+}
+
+// reads carries out the plain reads at the front of ops in one round trip,
+// and tells how many they were; 0 where there are not at least two.
+func (l *legacy) reads(ops []op) int {
+	n := 0
+	for n < len(ops) && ops[n].kind == opGet && ops[n].err == nil {
+		n++
+	}
+	if n < 2 {
+		return 0
+	}
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = ops[i].key
+	}
+	items, err := l.mc.GetMulti(keys)
+	for i := range ops[:n] {
+		switch item := items[keys[i]]; {
+		case item != nil:
+			ops[i].found(item)
+		case err != nil:
+			ops[i].err = l.failure(err)
+		default:
+			ops[i].reply = memcached.MetaMiss
+		}
+		ops[i].toMeta()
+	}
+	return n
+}
+
+func (o *op) found(item *memcache.Item) {
+	o.reply, o.got, o.gotFlags, o.gotCAS = memcached.MetaValue, item.Value, item.Flags, item.CasID
+	if o.into {
+		o.buf = append(o.buf[:0], item.Value...)
+		o.got = o.buf
+	}
+	if o.got == nil {
+		o.got = []byte{}
+	}
+}
+
+// one carries out one op and gives it the reply that a node with meta
+// commands would have sent.
+func (l *legacy) one(o *op) {
+	if o.err != nil {
+		return
+	}
+	defer o.toMeta()
+	var item *memcache.Item
+	var err error
+	exptime := int32(o.ttl())
+	switch o.kind {
+	case opGet:
+		item, err = l.mc.Get(o.key)
+	case opGetAndTouch:
+		// Not gat: twemproxy hangs up on it, and older servers know none.
+		if item, err = l.mc.Get(o.key); err == nil {
+			err = l.mc.Touch(o.key, exptime)
+		}
+	case opTouch:
+		err = l.mc.Touch(o.key, exptime)
+	case opSet:
+		err = l.store(o, &memcache.Item{Key: o.key, Value: o.value, Flags: o.flags, Expiration: exptime, CasID: o.cas})
+	case opDelete:
+		err = l.mc.Delete(o.key)
+	case opArithmetic:
+		if o.mode == 'D' {
+			o.number, err = l.mc.Decrement(o.key, o.delta)
+		} else {
+			o.number, err = l.mc.Increment(o.key, o.delta)
+		}
+	case opVersion, opStats, opFlushAll:
+		err = l.ask(o)
+	}
+	o.value = nil
+	if item != nil && item.Key != o.key {
+		// gomemcache does not look, and would use the connection again.
+		l.disconnect()
+		item, err = nil, desynchronised("a value of another key")
+	}
+	switch {
+	case err == nil && item != nil:
+		o.found(item)
+	case err == nil:
+		o.reply = memcached.MetaOK
+	case errors.Is(err, ErrCacheMiss):
+		o.reply = memcached.MetaNotFound
+	case errors.Is(err, ErrNotStored):
+		o.reply = memcached.MetaNotStored
+	case errors.Is(err, ErrCASConflict):
+		o.reply = memcached.MetaExists
+	default:
+		o.err = l.failure(err)
+	}
+}
+
+func (l *legacy) store(o *op, item *memcache.Item) error {
+	switch {
+	case o.hasCAS && o.generation != 0 && o.generation != l.generation.Load():
+		return ErrCASConflict
+	case o.hasCAS:
+		return l.mc.CompareAndSwap(item)
+	case o.mode == 'E':
+		return l.mc.Add(item)
+	case o.mode == 'R':
+		return l.mc.Replace(item)
+	case o.mode == 'A':
+		return l.mc.Append(item)
+	case o.mode == 'P':
+		return l.mc.Prepend(item)
+	}
+	return l.mc.Set(item)
+}
+
+// ask carries out what gomemcache has no method for, on a connection of its
+// own.
+func (l *legacy) ask(o *op) error {
+	ctx, cancel := context.WithTimeout(l.node.client.life, l.node.client.cfg.Timeout)
+	defer cancel()
+	nc, _, err := l.node.greet(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDial, err)
+	}
+	defer nc.Close()
+	_, err = talk(ctx, nc, func() error {
+		return ask(nc, string(o.appendTo(nil)), func(rep *memcached.Reply) (bool, error) {
+			if rep.Kind.IsError() {
+				return false, fmt.Errorf("%w: %v %s", ErrServerError, rep.Kind, rep.Message)
+			}
+			more, err := o.take(rep, false)
+			return !more, err
+		})
+	})
+	return err
+}
+
+// failure gives an error its name. What Close has interrupted is ErrClosed.
+func (l *legacy) failure(err error) error {
+	if l.node.client.life.Err() != nil {
+		return ErrClosed
+	}
+	return legacyError(err)
+}
+
+// legacyError gives gomemcache's errors the names of ours.
+func legacyError(err error) error {
+	var connect *memcache.ConnectTimeoutError
+	var network net.Error
+	var op *net.OpError
+	text := err.Error()
+	switch {
+	case errors.Is(err, ErrNoMeta), errors.Is(err, ErrServerError), errors.Is(err, ErrDial), errors.Is(err, ErrDesynchronised):
+		return err
+	case errors.As(err, &connect), errors.Is(err, errUpgraded), errors.As(err, &op) && op.Op == "dial":
+		return fmt.Errorf("%w: %w", ErrDial, err)
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return ErrTimeout
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &network):
+		return lost(err)
+	case strings.Contains(text, "client error"), strings.Contains(text, "CLIENT_ERROR"):
+		return fmt.Errorf("%w: %w", ErrClientError, err)
+	}
+	return fmt.Errorf("%w: %w", ErrServerError, err)
+}
+
+// A watchedConn tells the node's health what happens to a connection that
+// gomemcache uses.
+type watchedConn struct {
+	net.Conn
+	node   *node
+	broken func()
+	closed func()
+	used   atomic.Int64 // on the client's clock
+	failed atomic.Bool
+}
+
+func (w *watchedConn) Close() error {
+	w.closed()
+	return w.Conn.Close()
+}
+
+func (w *watchedConn) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.saw(err)
+	if err == nil {
+		w.node.answered()
+	}
+	w.node.bytesIn.Add(uint64(n))
+	return n, err
+}
+
+func (w *watchedConn) Write(b []byte) (int, error) {
+	n, err := w.Conn.Write(b)
+	w.saw(err)
+	w.node.bytesOut.Add(uint64(n))
+	w.node.writes.Add(1)
+	return n, err
+}
+
+func (w *watchedConn) saw(err error) {
+	now := w.node.client.clock()
+	if err == nil {
+		w.used.Store(int64(now))
+		return
+	}
+	if errors.Is(err, net.ErrClosed) || w.failed.Swap(true) {
+		return
+	}
+	w.broken()
+	if errors.Is(err, io.EOF) && now-time.Duration(w.used.Load()) > legacyIdle {
+		return
+	}
+	w.node.connsLost.Add(1)
+	w.node.client.nodeFailed(w.node, lost(err))
+}
+
+// A nodeAddr is a node as gomemcache sees it. There is one for each node, as
+// gomemcache groups the keys of a GetMulti by the pointer.
+type nodeAddr struct{ network, address string }
+
+func (a *nodeAddr) Network() string { return a.network }
+func (a *nodeAddr) String() string  { return a.address }
+
+func newNodeAddr(n ring.Node) *nodeAddr {
+	if path, ok := strings.CutPrefix(n.Address, "unix:"); ok {
+		return &nodeAddr{"unix", path}
+	}
+	return &nodeAddr{"tcp", n.Address}
+}
+
+// oneNode is a gomemcache selector that knows one server.
+type oneNode struct{ addr *nodeAddr }
+
+func (s oneNode) PickServer(string) (net.Addr, error) { return s.addr, nil }
+func (s oneNode) Each(f func(net.Addr) error) error   { return f(s.addr) }
+
+// A Selector is the client's ring and health as a memcache.ServerSelector,
+// for a service that stays with gomemcache. Gomemcache has it built in.
+type Selector struct{ c *Client }
+
+var (
+	_ memcache.ServerSelector = oneNode{}
+	_ memcache.ServerSelector = (*Selector)(nil)
+)
+
+// PickServer gives the node that is asked for a key: its owner, or the
+// stand-in while that is out. The same node is the same pointer.
+func (s *Selector) PickServer(key string) (net.Addr, error) {
+	f := s.c.fleet.Load()
+	i, _, err := s.c.route(f, key)
+	if err != nil {
+		return nil, opError("pick", f.nodes[i], key, err)
+	}
+	return f.nodes[i].addr, nil
+}
+
+// Each calls f for every node.
+func (s *Selector) Each(f func(net.Addr) error) error {
+	for _, n := range s.c.fleet.Load().nodes {
+		if err := f(n.addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DialContext connects to a node that PickServer gave, and watches the
+// connection for the node's health. It is meant for memcache.Client's field
+// of that name.
+func (s *Selector) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	for _, n := range s.c.fleet.Load().nodes {
+		if n.addr.network != network || n.addr.address != address {
+			continue
+		}
+		nc, err := n.dialSocket(ctx)
+		if err != nil {
+			s.c.nodeFailed(n, fmt.Errorf("%w: %w", ErrDial, err))
+			return nil, err
+		}
+		return &watchedConn{Conn: nc, node: n, broken: func() {}, closed: func() {}}, nil
+	}
+	return nil, fmt.Errorf("%w: %s is not one of the nodes", ErrDial, address)
+}
+
+// Selector gives the client's ring and health to gomemcache.
+func (c *Client) Selector() *Selector { return &Selector{c} }
+
+// Gomemcache gives a gomemcache client on this client's ring and health: a
+// service gets ketama and auto-eject by changing the line that makes its
+// memcache.Client. What this client does better, such as pipelining, contexts
+// and the bound on values that a stand-in keeps, it does not get.
+func (c *Client) Gomemcache() *memcache.Client {
+	s := c.Selector()
+	mc := memcache.NewFromSelector(s)
+	mc.DialContext = s.DialContext
+	mc.Timeout = c.cfg.Timeout
+	mc.MaxIdleConns = legacyIdleConns
+	return mc
+}

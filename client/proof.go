@@ -1,0 +1,71 @@
+package client
+
+import "github.com/ringside-cache/ringside/proto/memcached"
+
+// An error line has no opaque. Where a server or proxy loses a reply, repeats
+// one or swaps two, a line such as "not a number" reaches an increment that was
+// carried out, and its caller would believe that it was not. So what an error
+// line has answered is held back until the next reply has shown that the stream
+// is in step: its opaque, or, where nothing else was asked, a noop that is asked
+// for the purpose.
+
+// proves tells whether the reply that was taken last shows that the stream is
+// in step.
+func (c *conn) proves() bool {
+	if _, ok := c.rep.Flag('O'); ok {
+		return true
+	}
+	return !c.rep.Kind.IsError() && c.rep.Kind != memcached.MetaMiss
+}
+
+// hold keeps back the op that the last reply was taken for, or lets go of all
+// that were if that reply is a proof. complete tells that the op was the last
+// of its call, which is off the list then.
+func (c *conn) hold(ca *call, complete bool) error {
+	if complete {
+		if c.held == nil {
+			c.held = ca
+		} else {
+			c.heldLast.next = ca
+		}
+		c.heldLast = ca
+	}
+	if c.doubt = !c.proves(); c.doubt {
+		if c.next() == nil {
+			return c.askProof()
+		}
+		return nil
+	}
+	for c.held != nil {
+		ca := c.held
+		c.held, ca.next = ca.next, nil
+		c.settle(ca)
+	}
+	c.heldLast = nil
+	if !complete {
+		ca.delivered.Store(c.at)
+	}
+	return nil
+}
+
+// askProof asks for a noop behind everything else.
+func (c *conn) askProof() error {
+	proof := newCall(1)
+	proof.one[0].kind = opNoop
+	proof.state.Store(callAbandoned)
+	proof.cost = 0
+	c.node.inFlight.Add(1)
+	if err := c.submit(proof); err != nil {
+		c.node.settled(proof)
+		return err
+	}
+	return nil
+}
+
+// settle tells a call's caller that every reply is in.
+func (c *conn) settle(ca *call) {
+	c.node.settled(ca)
+	c.node.answered()
+	ca.delivered.Store(int32(len(ca.ops)))
+	ca.finish()
+}

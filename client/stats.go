@@ -1,0 +1,139 @@
+package client
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/ringside-cache/ringside/ring"
+)
+
+type nodeCounters struct {
+	dials, dialErrors, connsLost   atomic.Uint64
+	failures, ejections, probes    atomic.Uint64
+	bytesIn, bytesOut, writes      atomic.Uint64
+	requests, overloaded, standIns atomic.Uint64
+}
+
+// Stats is a picture of a client at one moment.
+type Stats struct {
+	Nodes []NodeStats
+}
+
+// NodeStats is a picture of one node. Counts are since the client was made.
+type NodeStats struct {
+	Name    string
+	Address string
+	Weight  int
+	// Version is what the node said it is, empty before the first connection.
+	Version string
+	// Legacy tells that the node has no meta commands.
+	Legacy bool
+	State  ring.NodeState
+	// Failures in a row; see ring.Health.
+	Failures int
+	// EjectedAt, NextProbe and ProbeInterval are set while the node is out.
+	EjectedAt     time.Time
+	NextProbe     time.Time
+	ProbeInterval time.Duration
+
+	InFlight      int64
+	BytesInFlight int64
+	Connections   int
+
+	// Requests were submitted, in Writes writes; Requests/Writes is how well
+	// callers share them. Overloaded were refused by MaxInFlight.
+	Requests, Writes, Overloaded uint64
+	// StandIns are the requests for keys of other nodes that are out.
+	StandIns          uint64
+	BytesIn, BytesOut uint64
+	Dials, DialErrors uint64
+	ConnectionsLost   uint64
+	FailuresTotal     uint64
+	Ejections, Probes uint64
+}
+
+// Stats gives the state and counters of every node, in configured order.
+func (c *Client) Stats() Stats {
+	f := c.fleet.Load()
+	s := Stats{Nodes: make([]NodeStats, len(f.nodes))}
+	c.healthMu.Lock()
+	for i, n := range f.nodes {
+		if n.index < 0 {
+			continue // it has left since
+		}
+		h := c.health.Node(n.index)
+		s.Nodes[i] = NodeStats{
+			State: h.State, Failures: h.Failures,
+			EjectedAt: h.EjectedAt, NextProbe: h.NextProbe, ProbeInterval: h.Interval,
+		}
+	}
+	c.healthMu.Unlock()
+	for i, n := range f.nodes {
+		t := &s.Nodes[i]
+		t.Name, t.Address, t.Weight = n.Name, n.Address, f.ring.Node(i).Weight
+		if v := n.version.Load(); v != nil {
+			t.Version = *v
+		}
+		t.Legacy = n.legacy.Load() != nil
+		for j := range n.slots {
+			if n.slots[j].conn.Load() != nil {
+				t.Connections++
+			}
+		}
+		t.InFlight, t.BytesInFlight = n.inFlight.Load(), n.bytesInFlight.Load()
+		t.Requests, t.Writes, t.Overloaded = n.requests.Load(), n.writes.Load(), n.overloaded.Load()
+		t.StandIns = n.standIns.Load()
+		t.BytesIn, t.BytesOut = n.bytesIn.Load(), n.bytesOut.Load()
+		t.Dials, t.DialErrors, t.ConnectionsLost = n.dials.Load(), n.dialErrors.Load(), n.connsLost.Load()
+		t.FailuresTotal, t.Ejections, t.Probes = n.failures.Load(), n.ejections.Load(), n.probes.Load()
+	}
+	return s
+}
+
+// Explanation tells where a key goes and why.
+type Explanation struct {
+	Key     string       `json:"key"`
+	Dialect ring.Dialect `json:"dialect"`
+	KeyHash string       `json:"key_hash"`
+	// Hash is the key's place on the ring.
+	Hash uint32 `json:"hash"`
+	// Owner is the node that the key belongs to; OwnerState its health.
+	Owner      string `json:"owner"`
+	OwnerState string `json:"owner_state"`
+	// Asked is the node that is asked now; empty where the owner is out and
+	// Config.Failover is FailoverNone.
+	Asked string `json:"asked"`
+	// StandIns are the nodes that are asked one after the other when the
+	// owner is out, at most three.
+	StandIns []string `json:"stand_ins"`
+}
+
+// Explain tells where a key goes. The error is that of a malformed key.
+func (c *Client) Explain(key string) (Explanation, error) {
+	if err := checkKey(key); err != nil {
+		return Explanation{}, &OpError{Op: "explain", Key: key, Err: err}
+	}
+	f := c.fleet.Load()
+	owner := f.ring.Lookup(key)
+	state := ring.Up
+	c.healthMu.Lock()
+	if i := f.nodes[owner].index; i >= 0 {
+		state = c.health.Node(i).State
+	}
+	c.healthMu.Unlock()
+	keyHash, _ := f.ring.Dialect().KeyHash() // New checked it
+	e := Explanation{
+		Key: key, Dialect: f.ring.Dialect(), KeyHash: keyHash, Hash: f.ring.Hash(key),
+		Owner: f.nodes[owner].Name, OwnerState: state.String(),
+	}
+	if i, _, err := c.route(f, key); err == nil {
+		e.Asked = f.nodes[i].Name
+	}
+	for i := range f.ring.Successors(key) {
+		if len(e.StandIns) == 3 {
+			break
+		}
+		e.StandIns = append(e.StandIns, f.nodes[i].Name)
+	}
+	return e, nil
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ringside-cache/ringside/client"
+	"github.com/ringside-cache/ringside/sidecar"
+)
+
+func newExplain() *cobra.Command {
+	var f fleet
+	cmd := &cobra.Command{
+		Use: "explain KEY --servers LIST", Short: "Say where a key goes and why",
+		Long: "Say where a key goes and why. Every server of the list is asked whether it is there.",
+		Args: nArgs(1, 1, "KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := f.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			e, err := c.Explain(args[0])
+			if err != nil {
+				return named(err, args[0])
+			}
+			// The ping says below who did not answer.
+			_ = c.Ping(cmd.Context())
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintf(w, "key\t%s\n", e.Key)
+			fmt.Fprintf(w, "dialect\t%s, key hash %s\n", e.Dialect, e.KeyHash)
+			fmt.Fprintf(w, "hash\t%d (0x%08x)\n", e.Hash, e.Hash)
+			fmt.Fprintf(w, "owner\t%s\n", e.Owner)
+			fmt.Fprintf(w, "stand-ins\t%s\n", strings.Join(e.StandIns, ", "))
+			for _, n := range c.Stats().Nodes {
+				fmt.Fprintf(w, "node %s\t%s\n", n.Name, reached(n))
+			}
+			return w.Flush()
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func reached(n client.NodeStats) string {
+	switch {
+	case n.Connections > 0:
+		return "answers, version " + n.Version
+	case n.Legacy:
+		return "answers, without meta commands, version " + n.Version
+	}
+	return "does not answer"
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version",
+		Args: nArgs(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fmt.Fprintln(cmd.OutOrStdout(), "ringside", sidecar.Version)
+			return nil
+		},
+	}
+}

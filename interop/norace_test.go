@@ -1,0 +1,5 @@
+//go:build interop && unix && !race
+
+package interop
+
+var raceFlags []string

@@ -1,0 +1,158 @@
+package sidecar
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/ringside-cache/ringside/client"
+	"github.com/ringside-cache/ringside/client/memnode"
+)
+
+// Config says what a sidecar serves and where. The zero value of each field
+// but the servers is the production default.
+type Config struct {
+	// Client has the nodes and how they are treated. Its Hooks are called as
+	// well as the sidecar's own.
+	Client client.Config
+	// Embedded, if not 0, is a number of in-process nodes that are served in
+	// place of Client.Servers. At most 64.
+	Embedded int
+	// EmbeddedBytes bounds the memory of each of them. Default 64 MiB.
+	EmbeddedBytes int64
+	// Memcached, GRPC and Admin are the addresses of the listeners,
+	// "host:port" or "unix:/path" (mode 0600). Defaults 127.0.0.1:11311,
+	// 127.0.0.1:11312 and 127.0.0.1:11313. "off" turns a listener off.
+	Memcached, GRPC, Admin string
+	// AllowRemote lets the memcached and admin listeners have an address that
+	// is not loopback. gRPC stays local, as it has no TLS yet.
+	AllowRemote bool
+	// MaxValueBytes is the largest value that the memcached and gRPC
+	// listeners take. Default 1 MiB, at most 1 GiB.
+	MaxValueBytes int
+	// MaxConns bounds the connections of the memcached listener. Default
+	// 10000; over it a new connection is told so and closed.
+	MaxConns int
+	// WriteTimeout is how long a client of the memcached listener may leave
+	// its replies unread. Default 30 s.
+	WriteTimeout time.Duration
+	// RequestTimeout is how long a request that has come in part may wait for
+	// its next bytes. Default 30 s.
+	RequestTimeout time.Duration
+	// DrainTimeout bounds how long Run waits for requests under way when it
+	// ends. Default 10 s.
+	DrainTimeout time.Duration
+	// Logger gets what happens to nodes and listeners, never a key. Default
+	// discards it.
+	Logger *slog.Logger
+}
+
+// Off is the address of a listener that is not wanted.
+const Off = "off"
+
+const maxEmbedded = 64
+
+func (c Config) withDefaults() Config {
+	or := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	or(&c.Memcached, "127.0.0.1:11311")
+	or(&c.GRPC, "127.0.0.1:11312")
+	or(&c.Admin, "127.0.0.1:11313")
+	if c.MaxValueBytes == 0 {
+		c.MaxValueBytes = 1 << 20
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 10000
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		v     time.Duration
+	}{{&c.WriteTimeout, 30 * time.Second}, {&c.RequestTimeout, 30 * time.Second}, {&c.DrainTimeout, 10 * time.Second}} {
+		if *d.field == 0 {
+			*d.field = d.v
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate reports every problem of the config at once.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	switch {
+	case c.Embedded < 0 || c.Embedded > maxEmbedded:
+		bad("Embedded is %d, it must be between 1 and %d", c.Embedded, maxEmbedded)
+	case c.Embedded > 0 && len(c.Client.Servers) > 0:
+		bad("Embedded and Servers are both given, one of them is needed")
+	default:
+		if c.Embedded > 0 {
+			// Their addresses are not known yet, and nothing depends on them.
+			c.Client.Servers = []string{"embedded"}
+		}
+		if err := c.Client.Validate(); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	for _, l := range []struct{ field, addr string }{{"Memcached", c.Memcached}, {"GRPC", c.GRPC}, {"Admin", c.Admin}} {
+		if err := c.checkListen(l.field, l.addr); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	if c.MaxValueBytes < 1 || c.MaxValueBytes > 1<<30 {
+		bad("MaxValueBytes is %d, it must be between 1 and 1 GiB", c.MaxValueBytes)
+	}
+	if err := (memnode.Config{MaxBytes: c.EmbeddedBytes}).Validate(); err != nil {
+		bad("EmbeddedBytes is %d, too little for a node: %w", c.EmbeddedBytes, err)
+	}
+	if c.MaxConns < 1 {
+		bad("MaxConns is %d, it must be above 0", c.MaxConns)
+	}
+	if c.WriteTimeout < 0 || c.RequestTimeout < 0 || c.DrainTimeout < 0 {
+		bad("WriteTimeout, RequestTimeout and DrainTimeout must be above 0")
+	}
+	return errors.Join(problems...)
+}
+
+func (c Config) checkListen(field, addr string) error {
+	if addr == Off {
+		return nil
+	}
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		if path == "" {
+			return fmt.Errorf("%s: the socket path is empty", field)
+		}
+		return nil
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%s: %q is neither host:port nor unix:/path", field, addr)
+	}
+	if isLoopback(host) {
+		return nil
+	}
+	if field == "GRPC" {
+		return fmt.Errorf("GRPC: %q is not a loopback address; gRPC without TLS is served on loopback and unix sockets only", addr)
+	}
+	if !c.AllowRemote {
+		return fmt.Errorf("%s: %q is not a loopback address; anybody who reaches it can read and write the cache: AllowRemote (--allow-remote) says that this is meant", field, addr)
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,371 @@
+package sidecar
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/ringside-cache/ringside/proto/memcached"
+)
+
+// A memcachedServer answers memcached's protocol, classic and meta. Each
+// connection has one goroutine. The requests that a read brings travel
+// together as one client.Batch; their replies leave in order in one write.
+type memcachedServer struct {
+	s *Sidecar
+	// life ends when what is under way is cut off.
+	life context.Context
+	cut  context.CancelFunc
+
+	// mu guards the fields below.
+	mu       sync.Mutex
+	conns    map[net.Conn]*memcachedConn
+	draining bool
+	lastRead time.Time // of a drain: when reads end
+	listener net.Listener
+	running  sync.WaitGroup
+}
+
+func newMemcachedServer(s *Sidecar) *memcachedServer {
+	m := &memcachedServer{s: s, conns: make(map[net.Conn]*memcachedConn)}
+	m.life, m.cut = context.WithCancel(context.Background())
+	return m
+}
+
+func (m *memcachedServer) serve(l net.Listener) error {
+	m.mu.Lock()
+	m.listener = l
+	draining := m.draining
+	m.mu.Unlock()
+	if draining {
+		// A drain that began before it knew the listener could not close it.
+		return l.Close()
+	}
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if m.isDraining() {
+				return nil
+			}
+			var temporary interface{ Timeout() bool }
+			if errors.As(err, &temporary) && temporary.Timeout() {
+				continue
+			}
+			// Out of file descriptors: those in use will end.
+			if isTooManyFiles(err) {
+				m.s.log.Warn("accept", "err", err)
+				time.Sleep(50 * time.Millisecond)
+				continue
+			}
+			return err
+		}
+		m.accept(nc)
+	}
+}
+
+func (m *memcachedServer) accept(nc net.Conn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.draining:
+		nc.Close()
+	case len(m.conns) >= m.s.cfg.MaxConns:
+		m.s.metrics.connsRefused.Inc()
+		m.running.Go(func() {
+			nc.SetWriteDeadline(time.Now().Add(time.Second))
+			nc.Write([]byte("SERVER_ERROR too many connections\r\n"))
+			nc.Close()
+		})
+	default:
+		c := newMemcachedConn(m, nc)
+		m.conns[nc] = c
+		m.s.metrics.conns.Inc()
+		m.running.Go(func() {
+			c.serve()
+			nc.Close()
+			m.s.metrics.conns.Dec()
+			m.mu.Lock()
+			delete(m.conns, nc)
+			m.mu.Unlock()
+		})
+	}
+}
+
+func (m *memcachedServer) isDraining() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.draining
+}
+
+const (
+	// drainGrace is how long after the begin of a drain connections are still
+	// read, for requests that were on their way.
+	drainGrace = 100 * time.Millisecond
+	// drainLook is how long a connection that was busy then looks for what
+	// has come in. It is there at once, or there is nothing.
+	drainLook = 5 * time.Millisecond
+)
+
+// drain accepts nothing more and lets each connection answer what has come
+// in, or comes in within drainGrace.
+func (m *memcachedServer) drain(ctx context.Context) {
+	m.mu.Lock()
+	m.draining = true
+	m.lastRead = time.Now().Add(drainGrace)
+	if m.listener != nil {
+		m.listener.Close()
+	}
+	for nc := range m.conns {
+		nc.SetReadDeadline(m.lastRead)
+	}
+	m.mu.Unlock()
+	ended := make(chan struct{})
+	go func() {
+		m.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		m.cut()
+		m.mu.Lock()
+		for nc := range m.conns {
+			nc.Close()
+		}
+		m.mu.Unlock()
+		<-ended
+	}
+	m.cut()
+}
+
+// A memcachedConn is one connection of a client.
+type memcachedConn struct {
+	m   *memcachedServer
+	nc  net.Conn
+	buf []byte // what was read and is not answered yet
+	out []byte
+	run exchange
+	// pass is the number of bytes to pass over before the next request.
+	pass int
+	// written is the size of the replies of an exchange; failed says that
+	// they can not be written any more.
+	written int
+	failed  bool
+	// looked says that a drain has taken what was sent before it.
+	looked bool
+}
+
+func newMemcachedConn(m *memcachedServer, nc net.Conn) *memcachedConn {
+	c := &memcachedConn{m: m, nc: nc}
+	c.run.limit, c.run.spill = firstExchange, c.spill
+	return c
+}
+
+const (
+	connBuffer = 4 << 10
+	// keepConnBuffer is the largest buffer that an idle connection keeps.
+	keepConnBuffer = 16 << 10
+	// flushAt is the size from which replies are written before all of an
+	// exchange are there.
+	flushAt = 64 << 10
+	// maxExchange and exchangeBytes bound the keys and the replies of one
+	// exchange, and so what a connection holds in memory at a time. How large
+	// replies are shows only when they are there, so a connection begins with
+	// firstExchange keys, and an exchange that was too large makes the next
+	// one smaller.
+	maxExchange   = 256
+	firstExchange = 64
+	exchangeBytes = 4 << 20
+)
+
+func (c *memcachedConn) serve() {
+	need := 0 // size of the request that is there in part, 0 if none
+	for {
+		if !c.read(need) {
+			return
+		}
+		var open bool
+		if need, open = c.answer(); !open {
+			c.linger()
+			return
+		}
+	}
+}
+
+// linger lets the client read the last reply. Closing a socket with unread
+// bytes in it sends a reset, which can overtake the reply.
+func (c *memcachedConn) linger() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if c.failed || !ok || half.CloseWrite() != nil {
+		return
+	}
+	const most = 1 << 20
+	c.nc.SetReadDeadline(time.Now().Add(time.Second))
+	_, _ = io.CopyN(io.Discard, c.nc, most)
+}
+
+// read appends what comes to buf, which grows to hold a request of need bytes.
+// The deadline for the rest of a request starts anew with
+// every read, so that a large one over a slow line gets through.
+func (c *memcachedConn) read(need int) bool {
+	if len(c.buf) == 0 && cap(c.buf) > keepConnBuffer {
+		c.buf = nil
+	}
+	c.makeRoom(need)
+	var deadline time.Time
+	if len(c.buf) > 0 || c.pass > 0 {
+		deadline = time.Now().Add(c.m.s.cfg.RequestTimeout)
+	}
+	// Under the lock, as drain sets a deadline too and must win.
+	last := false
+	c.m.mu.Lock()
+	if c.m.draining {
+		deadline = c.m.lastRead
+		if now := time.Now(); now.After(deadline) && !c.looked {
+			// It was busy until now, and what came meanwhile was sent in time.
+			deadline, last = now.Add(drainLook), true
+		}
+	}
+	c.nc.SetReadDeadline(deadline)
+	c.m.mu.Unlock()
+	room := c.buf[len(c.buf):cap(c.buf)]
+	n, err := c.nc.Read(room)
+	c.buf = c.buf[:len(c.buf)+n]
+	c.looked = last && n < len(room)
+	return n > 0 || err == nil
+}
+
+// makeRoom grows buf as the bytes come, and not at once to what a line has
+// announced: announcing costs nothing.
+func (c *memcachedConn) makeRoom(need int) {
+	size := cap(c.buf)
+	switch {
+	case size == 0:
+		size = connBuffer
+	case len(c.buf) <= size/2 || need <= size && size > keepConnBuffer:
+		return
+	case need <= len(c.buf)+1: // a line, and nobody knows how long it is
+		size *= 2
+	case need > 8*size:
+		size *= 4
+	default:
+		size = max(need, 2*connBuffer)
+	}
+	if size > cap(c.buf) {
+		c.buf = append(make([]byte, 0, size), c.buf...)
+	}
+}
+
+// answer carries out every complete request in buf and writes the replies. It
+// returns the size of the request that is there in part, and false when the
+// connection is to be closed.
+func (c *memcachedConn) answer() (need int, open bool) {
+	open = true
+	rest := c.buf
+	for open {
+		if c.pass > 0 {
+			n := min(c.pass, len(rest))
+			rest, c.pass = rest[n:], c.pass-n
+		}
+		if len(rest) == 0 {
+			break
+		}
+		req := c.run.nextRequest()
+		size, err := memcached.ParseRequest(rest, req, c.m.s.cfg.MaxValueBytes)
+		var bad *memcached.RequestError
+		if errors.As(err, &bad) {
+			c.m.s.metrics.badRequests.Inc()
+			if req.Command == memcached.CommandNone && isHTTP(rest) {
+				open = false
+				break
+			}
+			c.run.reject(req, bad.Reply)
+			c.pass = bad.Size
+			open = !bad.Close
+			if c.run.full() && !c.flush() {
+				return 0, false
+			}
+			continue
+		}
+		if size > len(rest) {
+			need = size
+			break
+		}
+		alone := c.run.isAlone(req)
+		if alone && !c.run.empty() {
+			// What came before it goes first, and then it is parsed again.
+			if !c.flush() {
+				return 0, false
+			}
+			continue
+		}
+		rest = rest[size:]
+		for complete := false; !complete; {
+			complete = c.run.add(req)
+			if (alone || c.run.full()) && !c.flush() {
+				return 0, false
+			}
+		}
+		if req.Command == memcached.Quit {
+			open = false
+		}
+	}
+	if !c.flush() {
+		return 0, false
+	}
+	// What is left moves to the front: its requests were all copied or done.
+	c.buf = c.buf[:copy(c.buf, rest)]
+	return need, open
+}
+
+// isHTTP tells whether b begins with a request line of HTTP. As memcached does,
+// we hang up on it: a web page can make a browser on this host send commands
+// in the body of a request, and nothing else would stop them.
+func isHTTP(b []byte) bool {
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	line = bytes.TrimRight(line, " \r")
+	return bytes.HasPrefix(line[bytes.LastIndexByte(line, ' ')+1:], []byte("HTTP/"))
+}
+
+// flush carries out the requests gathered so far and writes the replies, in
+// one write unless they are large.
+func (c *memcachedConn) flush() bool {
+	if c.run.empty() {
+		return true
+	}
+	c.run.carryOut(c.m)
+	c.written = 0
+	out := c.out
+	for i := range c.run.steps {
+		out = c.spill(c.run.answer(c.m, &c.run.steps[i], out))
+	}
+	c.out = c.write(out)
+	if cap(c.out) > keepConnBuffer {
+		c.out = nil
+	}
+	c.run.reset(c.written)
+	return !c.failed
+}
+
+// spill writes the replies gathered so far if they are many, and gives the
+// buffer for more.
+func (c *memcachedConn) spill(out []byte) []byte {
+	if len(out) < flushAt {
+		return out
+	}
+	return c.write(out)
+}
+
+func (c *memcachedConn) write(out []byte) []byte {
+	c.written += len(out)
+	if len(out) > 0 && !c.failed {
+		c.nc.SetWriteDeadline(time.Now().Add(c.m.s.cfg.WriteTimeout))
+		_, err := c.nc.Write(out)
+		c.failed = err != nil
+	}
+	return out[:0]
+}

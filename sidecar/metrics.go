@@ -1,0 +1,128 @@
+package sidecar
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/ringside-cache/ringside/client"
+	"github.com/ringside-cache/ringside/ring"
+)
+
+// Label values. No label ever has a key in it.
+const (
+	protocolMemcached = "memcached"
+	protocolGRPC      = "grpc"
+
+	resultOK        = "ok"
+	resultHit       = "hit"
+	resultMiss      = "miss"
+	resultNotStored = "not_stored"
+	resultConflict  = "conflict"
+	resultRefused   = "refused"
+	resultError     = "error"
+)
+
+type metrics struct {
+	registry     *prometheus.Registry
+	requests     *prometheus.CounterVec
+	seconds      *prometheus.HistogramVec
+	conns        prometheus.Gauge
+	connsRefused prometheus.Counter
+	badRequests  prometheus.Counter
+}
+
+func newMetrics(c *client.Client) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ringside_requests_total", Help: "Requests by protocol, operation and result.",
+		}, []string{"protocol", "operation", "result"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "ringside_exchange_seconds",
+			Help:    "Time that a gRPC call, or the requests of a memcached connection that came together, took with the nodes.",
+			Buckets: prometheus.ExponentialBuckets(0.00005, 2, 16),
+		}, []string{"protocol"}),
+		conns: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ringside_memcached_connections", Help: "Open connections of the memcached listener.",
+		}),
+		connsRefused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ringside_memcached_connections_refused_total", Help: "Connections over the limit.",
+		}),
+		badRequests: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ringside_memcached_bad_requests_total", Help: "Requests that could not be parsed.",
+		}),
+	}
+	m.registry.MustRegister(m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests,
+		nodeCollector{c}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) request(protocol, operation, result string) {
+	m.requests.WithLabelValues(protocol, operation, result).Inc()
+}
+
+func (m *metrics) took(protocol string, d time.Duration) {
+	m.seconds.WithLabelValues(protocol).Observe(d.Seconds())
+}
+
+// nodeCollector reads the client's own counters when it is asked.
+type nodeCollector struct{ c *client.Client }
+
+type nodeMetric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	get  func(*client.NodeStats) float64
+}
+
+func nodeCounter(name, help string, get func(*client.NodeStats) uint64) nodeMetric {
+	return nodeMetric{
+		prometheus.NewDesc("ringside_node_"+name+"_total", help, []string{"node"}, nil), prometheus.CounterValue,
+		func(n *client.NodeStats) float64 { return float64(get(n)) },
+	}
+}
+
+func nodeGauge(name, help string, get func(*client.NodeStats) float64) nodeMetric {
+	return nodeMetric{prometheus.NewDesc("ringside_node_"+name, help, []string{"node"}, nil), prometheus.GaugeValue, get}
+}
+
+var nodeMetrics = []nodeMetric{
+	nodeGauge("up", "1 while the node is asked, 0 while it is ejected.", func(n *client.NodeStats) float64 {
+		if n.State == ring.Ejected {
+			return 0
+		}
+		return 1
+	}),
+	nodeGauge("in_flight", "Requests under way to the node.", func(n *client.NodeStats) float64 { return float64(n.InFlight) }),
+	nodeGauge("in_flight_bytes", "Bytes of those requests.", func(n *client.NodeStats) float64 { return float64(n.BytesInFlight) }),
+	nodeGauge("connections", "Open connections to the node.", func(n *client.NodeStats) float64 { return float64(n.Connections) }),
+	nodeCounter("requests", "Requests sent to the node.", func(n *client.NodeStats) uint64 { return n.Requests }),
+	nodeCounter("writes", "Writes that carried them; requests by writes is the batch size.", func(n *client.NodeStats) uint64 { return n.Writes }),
+	nodeCounter("overloaded", "Requests refused because too much was in flight.", func(n *client.NodeStats) uint64 { return n.Overloaded }),
+	nodeCounter("stand_in_requests", "Requests for keys of ejected nodes that this node stood in for.", func(n *client.NodeStats) uint64 { return n.StandIns }),
+	nodeCounter("read_bytes", "Bytes read from the node.", func(n *client.NodeStats) uint64 { return n.BytesIn }),
+	nodeCounter("written_bytes", "Bytes written to the node.", func(n *client.NodeStats) uint64 { return n.BytesOut }),
+	nodeCounter("dials", "Attempts to connect.", func(n *client.NodeStats) uint64 { return n.Dials }),
+	nodeCounter("dial_errors", "Attempts to connect that failed.", func(n *client.NodeStats) uint64 { return n.DialErrors }),
+	nodeCounter("connections_lost", "Connections that broke.", func(n *client.NodeStats) uint64 { return n.ConnectionsLost }),
+	nodeCounter("failures", "Failures that count against the node's health.", func(n *client.NodeStats) uint64 { return n.FailuresTotal }),
+	nodeCounter("ejections", "Times that the node was ejected.", func(n *client.NodeStats) uint64 { return n.Ejections }),
+	nodeCounter("probes", "Probes of the node while it was out.", func(n *client.NodeStats) uint64 { return n.Probes }),
+}
+
+func (nc nodeCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range nodeMetrics {
+		ch <- m.desc
+	}
+}
+
+func (nc nodeCollector) Collect(ch chan<- prometheus.Metric) {
+	stats := nc.c.Stats()
+	for i := range stats.Nodes {
+		n := &stats.Nodes[i]
+		for _, m := range nodeMetrics {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.get(n), n.Name)
+		}
+	}
+}
