@@ -168,15 +168,22 @@ func TestErrorsAreNotMixedUp(t *testing.T) {
 // however many requests were pending on it.
 func TestOneFailureForManyRequests(t *testing.T) {
 	n, other := newMemnode(t), newMemnode(t)
-	c := newClient(t, client.Config{Servers: []string{"a@" + n.Addr(), "b@" + other.Addr()}, Timeout: 300 * time.Millisecond})
-	n.Inject(memnode.Stall(), memnode.On(memcached.MetaGet), memnode.Always())
-	var failed atomic.Int64
-	var wg sync.WaitGroup
+	c := newClient(t, client.Config{Servers: []string{"a@" + n.Addr(), "b@" + other.Addr()}, Timeout: time.Second})
+	var keys []string
 	for i := range 100 {
 		key := fmt.Sprintf("key:%d", i)
-		if e, err := c.Explain(key); err != nil || e.Owner != "a" {
-			continue
+		if e, err := c.Explain(key); err == nil && e.Owner == "a" {
+			keys = append(keys, key)
 		}
+	}
+	// Connected before, or the callers may wait for a dial and not for a reply.
+	if _, err := c.Get(t.Context(), keys[0]); !errors.Is(err, client.ErrCacheMiss) {
+		t.Fatal(err)
+	}
+	n.Inject(memnode.Stall(), memnode.On(memcached.MetaGet), memnode.Always())
+	var failed atomic.Uint64
+	var wg sync.WaitGroup
+	for _, key := range keys {
 		wg.Go(func() {
 			if _, err := c.Get(t.Context(), key); err != nil && !errors.Is(err, client.ErrCacheMiss) {
 				failed.Add(1)
@@ -184,8 +191,12 @@ func TestOneFailureForManyRequests(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if s := c.Stats().Nodes[0]; failed.Load() < 20 || s.FailuresTotal != 1 || s.State != ring.Failing {
-		t.Errorf("%d requests failed and were %d failures, state %v", failed.Load(), s.FailuresTotal, s.State)
+	eventually(t, 10*time.Second, "a failure", func() bool { return c.Stats().Nodes[0].FailuresTotal > 0 })
+	// On a starved machine a straggler is late for the first connection and
+	// waits in vain on a second.
+	s := c.Stats().Nodes[0]
+	if failed.Load() < 20 || s.FailuresTotal > s.Dials || failed.Load() < 10*s.FailuresTotal {
+		t.Errorf("%d requests failed on %d connections and were %d failures", failed.Load(), s.Dials, s.FailuresTotal)
 	}
 }
 
