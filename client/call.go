@@ -405,19 +405,34 @@ func (o *op) toItem(key string, n *node, generation uint64) *Item {
 	return item
 }
 
-// checkSwallowed finds a value that swallowed the reply behind it. Where a
-// server or proxy loses the end of a reply and goes on with the next, the next
-// one fills the announced length, and now and then it ends its line just
-// there. Then the whole line of the next reply is inside, with the opaque
-// that only it has: ours plus one.
+// checkSwallowed finds a value that swallowed another reply. Where a server or
+// proxy loses the end of a reply and goes on with a later one, that one fills
+// the announced length, and now and then it ends its line just there. Then the
+// whole line of that reply is inside, with an opaque that this connection gave
+// out not long before or after: the next, or a later one where some were lost,
+// or an earlier one where they came in the wrong order or twice.
 func (o *op) checkSwallowed(value []byte) error {
-	var buf [16]byte
-	next := strconv.AppendUint(append(buf[:0], " O"...), uint64(o.opaque+1), 10)
-	if bytes.Contains(value, next) {
-		return desynchronised("a value with the next reply in it")
+	// near is well above what a connection has in flight.
+	const near = 1 << 16
+	for {
+		i := bytes.Index(value, opaqueMark)
+		if i < 0 {
+			return nil
+		}
+		value = value[i+len(opaqueMark):]
+		var n uint64
+		digits := 0
+		for digits < len(value) && digits <= opaqueDigits && value[digits]-'0' <= 9 {
+			n = n*10 + uint64(value[digits]-'0')
+			digits++
+		}
+		if apart := int64(n) - int64(o.opaque); digits == opaqueDigits && -near <= apart && apart <= near {
+			return desynchronised("a value with another reply in it")
+		}
 	}
-	return nil
 }
+
+var opaqueMark = []byte(" O")
 
 // takeError reads an error line: an answer to this op alone, or the sign that
 // the stream is out of step.

@@ -68,7 +68,8 @@ type conn struct {
 const (
 	// firstOpaque makes every opaque ten digits long, which values do not have
 	// by chance; see checkSwallowed.
-	firstOpaque = 1_000_000_000
+	firstOpaque  = 1_000_000_000
+	opaqueDigits = 10
 
 	readBuffer = 16 << 10
 	// keepBuffer is the largest write buffer that is kept after a burst.

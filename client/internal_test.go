@@ -79,3 +79,28 @@ func TestSafeToRetryOfMany(t *testing.T) {
 		}
 	}
 }
+
+// A value that has another reply of the same connection in it was put together
+// from two replies. What only looks like one is a value.
+func TestSwallowedReply(t *testing.T) {
+	o := op{opaque: 2225523600}
+	for value, swallowed := range map[string]bool{
+		"":                                   false,
+		"a value of the usual kind":          false,
+		"key:5VA 44 f0 c304 O2225523601\r\n": true,
+		"VA 44 f0 c304 O2225523639":          true, // those between were lost
+		"abcHD c304 O2225523600":             true, // the same again
+		"EN O2225523599\r\n":                 true, // in the wrong order
+		"HD c1 O1 HD O2225523601":            true,
+		"order O1000000001":                  false, // far from what is in flight
+		"order O22255236010":                 false, // more digits
+		"order O222552360":                   false, // fewer
+		"order O222552360x":                  false,
+		"order O":                            false,
+		"orderO2225523601":                   false, // no flag of a reply
+	} {
+		if err := o.checkSwallowed([]byte(value)); errors.Is(err, ErrDesynchronised) != swallowed {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+}
