@@ -33,7 +33,7 @@ import (
 type conn struct {
 	node       *node
 	nc         net.Conn
-	raw        rawWriter
+	raw        rawSocket
 	generation uint64
 	silentMiss bool // the node's misses have no opaque
 
@@ -63,6 +63,8 @@ type conn struct {
 	bigAt    int
 	deadline time.Duration // the read deadline that is set, on the client's clock
 	lastRead time.Duration
+	trust    int // how much looking before a sleep is believed to help; see read
+	slept    int // reads since it was last believed
 }
 
 const (
@@ -84,10 +86,14 @@ const (
 	readGrace = 10 * time.Millisecond
 	// readTick is how long a reader reads before it has its context watched.
 	readTick = time.Millisecond
+	// crowd is how many requests in flight make it worth to wait for others.
+	// With 8 callers, 0 had 1.0 to 1.1 times gomemcache's throughput, 3 and 4
+	// had 1.4 to 1.6, and 8 had 1.25 to 1.3; with 64 there was no difference.
+	crowd = 4
 )
 
 func newConn(n *node, nc net.Conn, generation uint64) *conn {
-	c := &conn{node: n, nc: nc, generation: generation, deadline: -1}
+	c := &conn{node: n, nc: nc, generation: generation, deadline: -1, trust: maxTrust}
 	c.raw.init(nc)
 	// Not from 1: what is left of an older conversation should match nothing.
 	c.opaque = firstOpaque + rand.Uint32N(math.MaxUint32-firstOpaque)
@@ -136,7 +142,7 @@ func (c *conn) submit(ca *call) error {
 	c.writing = true
 	c.mu.Unlock()
 	if write {
-		c.write(c.node.inFlight.Load() > int64(len(ca.ops)))
+		c.write(c.node.inFlight.Load() > int64(len(ca.ops)+crowd))
 	}
 	return nil
 }
@@ -161,8 +167,8 @@ func (c *conn) idleSince(now time.Duration) bool {
 // write has the writer's role, and gives it up when there is nothing left. In
 // a crowd it first lets the callers that are ready to run join. A lone caller
 // does not yield: that wakes another thread of the runtime to look for work.
-func (c *conn) write(crowd bool) {
-	if crowd {
+func (c *conn) write(join bool) {
+	if join {
 		runtime.Gosched()
 	}
 	c.mu.Lock()

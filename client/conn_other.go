@@ -2,14 +2,21 @@
 
 package client
 
-import "net"
+import (
+	"errors"
+	"net"
+)
 
-// A rawWriter on a system without Unix' calls leaves every write to a
-// goroutine, which may block.
-type rawWriter struct{}
+// A rawSocket on a system without Unix' calls leaves every write to a
+// goroutine, which may block, and every read to the connection.
+type rawSocket struct{}
 
-func (w *rawWriter) init(net.Conn) {}
+func (w *rawSocket) init(net.Conn) {}
 
-func (w *rawWriter) write([]byte) (int, error) { return 0, nil }
+func (w *rawSocket) plain() bool { return false }
 
-func (w *rawWriter) stillOpen() bool { return true }
+func (w *rawSocket) write([]byte) (int, error) { return 0, nil }
+
+func (w *rawSocket) read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (w *rawSocket) stillOpen() bool { return true }

