@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ringside-cache/ringside/proto/memcached"
@@ -294,7 +295,9 @@ func (b *Batch) collect(ctx context.Context) {
 		defer readAhead(b.calls)()
 	}
 	waiting, err := ctx, error(nil)
-	for _, p := range b.calls {
+	// From the last to the first: once the last has answered the others mostly
+	// have too, and the caller sleeps once instead of for each.
+	for _, p := range slices.Backward(b.calls) {
 		if err == nil && ctx.Err() != nil {
 			// The time went by on another node. What this one has answered
 			// meanwhile is in the socket.
