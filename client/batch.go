@@ -230,7 +230,7 @@ func (c *Client) routeBatch(b *Batch) {
 		case o.err != nil:
 		case err != nil:
 			o.err = err
-		case o.from != nil && o.from != node:
+		case o.from != nil && o.from != node, o.fromName != "" && o.fromName != node.Name:
 			o.err = ErrCASConflict
 		default:
 			b.lines[i] = int32(place*slots + node.slotOf(o.key))
@@ -316,7 +316,8 @@ func (b *Batch) collect(ctx context.Context) {
 		}
 		for j, i := range p.batch {
 			o := &b.ops[i]
-			if j >= got {
+			if j >= got || failed != nil && o.kind == opLeased {
+				// The leases that came are given up by the connection.
 				o.err = failed
 				continue
 			}

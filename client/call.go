@@ -23,7 +23,9 @@ const (
 	opSet // mode: 0, or E add, R replace, A append, P prepend; cas compares
 	opDelete
 	opArithmetic // mode: 0 increment, D decrement
-	opGiveBack   // a lease that a plain read was handed
+	opGiveBack   // ends a lease: the next reader wins it
+	opLeased     // a read that asks for a lease; exptime is N, delta is R
+	opInvalidate // marks a value stale
 	opFlushAll
 	opVersion
 	opStats
@@ -39,8 +41,9 @@ type op struct {
 	mode       byte
 	into       bool // the value goes into buf, not into memory of its own
 	hasCAS     bool
-	from       *node // where the item of a compare-and-swap was read, or nil
-	refused    error // what is wrong with a meta request
+	from       *node  // where the item of a compare-and-swap was read, or nil
+	fromName   string // the name of the node that a lease came from, or empty
+	refused    error  // what is wrong with a meta request
 	key        string
 	value      []byte
 	flags      uint32
@@ -52,6 +55,8 @@ type op struct {
 	metaFlags  []memcached.MetaFlag // the same on a legacy: copies for the reply
 	opaqueBack []byte               // opMeta: the caller's own opaque, nil without one
 	capTTL     int64                // on a stand-in: the longest TTL in seconds, else 0
+	standInTTL int64                // on a stand-in: the exptime, if not 0, before it is capped
+	wantCAS    bool                 // opSet: the reply has the new item's CAS id
 	opaque     uint32
 
 	// generation, if not 0, is the connection that cas came from.
@@ -73,6 +78,7 @@ type opResult struct {
 	gotFlags uint32
 	gotCAS   uint64
 	number   uint64
+	left     int64            // opLeased: seconds that the item will be there
 	text     []string         // opVersion: the version; opStats: name, value, …
 	raw      *memcached.Reply // opMeta
 	err      error
@@ -156,11 +162,14 @@ func (c *call) release() {
 	callPool.Put(c)
 }
 
-// finish marks the call done and wakes its caller.
-func (c *call) finish() {
-	if c.state.Swap(callDone) == callParked {
+// finish marks the call done and wakes its caller. abandoned tells that it has
+// left.
+func (c *call) finish() (abandoned bool) {
+	before := c.state.Swap(callDone)
+	if before == callParked {
 		c.wake <- struct{}{}
 	}
+	return before == callAbandoned
 }
 
 // fail gives every op that has no reply yet the error.
@@ -190,6 +199,14 @@ func (o *op) appendTo(b []byte) []byte {
 		return o.appendSet(b)
 	case opDelete:
 		b = append(append(b, "md "...), o.key...)
+		if o.hasCAS {
+			b = strconv.AppendUint(append(b, " C"...), o.cas, 10)
+		}
+	case opLeased:
+		return o.appendLeased(b)
+	case opInvalidate:
+		b = append(append(append(b, "md "...), o.key...), " I T"...)
+		b = strconv.AppendInt(b, o.ttl(), 10)
 	case opArithmetic:
 		b = append(append(append(b, "ma "...), o.key...), " v D"...)
 		b = strconv.AppendUint(b, o.delta, 10)
@@ -200,6 +217,9 @@ func (o *op) appendTo(b []byte) []byte {
 	case opGiveBack:
 		b = append(append(append(b, "md "...), o.key...), " I C"...)
 		b = strconv.AppendUint(b, o.cas, 10)
+		if o.exptime > 0 {
+			b = strconv.AppendInt(append(b, " T"...), o.ttl(), 10)
+		}
 	case opMeta:
 		return o.appendMeta(b)
 	case opFlushAll:
@@ -238,6 +258,9 @@ func (o *op) appendSet(b []byte) []byte {
 	}
 	if o.hasCAS {
 		b = strconv.AppendUint(append(b, " C"...), o.cas, 10)
+	}
+	if o.wantCAS {
+		b = append(b, " c"...)
 	}
 	b = append(o.appendOpaque(b), "\r\n"...)
 	return append(append(b, o.value...), "\r\n"...)
@@ -288,10 +311,27 @@ func (o *op) appendMeta(b []byte) []byte {
 	return b
 }
 
+// appendLeased appends a leased read. N stands before t, or a fresh stub would
+// have one second less. On a stand-in nothing is due: what stands there lives
+// shorter than its grace.
+func (o *op) appendLeased(b []byte) []byte {
+	b = append(append(b, "mg "...), o.key...)
+	if o.exptime > 0 {
+		b = strconv.AppendInt(append(b, " N"...), o.exptime, 10)
+	}
+	if o.delta > 0 && o.capTTL == 0 {
+		b = strconv.AppendUint(append(b, " R"...), o.delta, 10)
+	}
+	return append(o.appendOpaque(append(b, " v f c t"...)), "\r\n"...)
+}
+
 // ttl is the exptime to send.
 func (o *op) ttl() int64 {
-	if o.capTTL == 0 {
+	switch {
+	case o.capTTL == 0:
 		return o.exptime
+	case o.standInTTL != 0:
+		return capExptime(o.standInTTL, o.capTTL, time.Now())
 	}
 	return capExptime(o.exptime, o.capTTL, time.Now())
 }
@@ -379,6 +419,12 @@ func (o *op) take(rep *memcached.Reply, silentMiss bool) (more bool, err error) 
 			if o.gotCAS, err = f.Uint(); err != nil {
 				return false, o.unexpected(rep)
 			}
+		case 't': // -1 is for ever
+			left, err := f.Int()
+			if err != nil {
+				return false, o.unexpected(rep)
+			}
+			o.left = left
 		case 'W':
 			o.lease |= leaseWon
 		case 'X':
@@ -500,7 +546,7 @@ func (o *op) takeValue(rep *memcached.Reply) (err error) {
 		if o.number, err = (memcached.MetaFlag{Arg: rep.Value}).Uint(); err != nil {
 			return o.unexpected(rep)
 		}
-	case o.kind != opGet && o.kind != opGetAndTouch:
+	case o.kind != opGet && o.kind != opGetAndTouch && o.kind != opLeased:
 		return o.unexpected(rep)
 	case o.into:
 		o.buf = append(o.buf[:0], rep.Value...)
@@ -543,7 +589,7 @@ func (o *op) checkOpaque(rep *memcached.Reply, silentMiss bool) error {
 // reads tells whether the op is an mg.
 func (o *op) reads() bool {
 	switch o.kind {
-	case opGet, opGetAndTouch, opTouch:
+	case opGet, opGetAndTouch, opTouch, opLeased:
 		return true
 	case opMeta:
 		return o.metaCmd == memcached.MetaGet
@@ -603,6 +649,10 @@ func (o *op) name() string {
 		return "incr"
 	case opGiveBack:
 		return "give back"
+	case opLeased:
+		return "leased get"
+	case opInvalidate:
+		return "invalidate"
 	case opFlushAll:
 		return "flush_all"
 	case opVersion:

@@ -145,6 +145,9 @@ func (l *legacy) run(ca *call) {
 			}
 			done := l.reads(ca.ops[i:])
 			if done == 0 {
+				done = l.leasedReads(ca.ops[i:])
+			}
+			if done == 0 {
 				l.one(&ca.ops[i])
 				done = 1
 			}
@@ -221,6 +224,13 @@ func (l *legacy) one(o *op) {
 	if o.err != nil {
 		return
 	}
+	if o.isLeased() {
+		if err := l.leased(o); err != nil {
+			o.err = l.failure(err)
+		}
+		o.value = nil
+		return
+	}
 	defer o.toMeta()
 	var item *memcache.Item
 	var err error
@@ -288,6 +298,45 @@ func (l *legacy) store(o *op, item *memcache.Item) error {
 	return l.mc.Set(item)
 }
 
+// A seen is an item as a legacy found it.
+type seen struct {
+	value []byte
+	flags uint32
+	cas   uint64
+}
+
+// see reads an item with its CAS id.
+func (l *legacy) see(key string) (seen, error) {
+	item, err := l.mc.Get(key)
+	if err != nil {
+		return seen{}, err
+	}
+	if item.Key != key {
+		l.disconnect()
+		return seen{}, desynchronised("a value of another key")
+	}
+	return seen{item.Value, item.Flags, item.CasID}, nil
+}
+
+// seeAll reads many items; what is not there is not in it.
+func (l *legacy) seeAll(keys []string) (map[string]seen, error) {
+	items, err := l.mc.GetMulti(keys)
+	found := make(map[string]seen, len(items))
+	for key, item := range items {
+		found[key] = seen{item.Value, item.Flags, item.CasID}
+	}
+	return found, err
+}
+
+// replaceSeen stores a value in place of what was seen.
+func (l *legacy) replaceSeen(key string, s seen, value []byte, flags uint32, exptime int64) error {
+	return l.mc.CompareAndSwap(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime), CasID: s.cas})
+}
+
+func (l *legacy) add(key string, value []byte, flags uint32, exptime int64) error {
+	return l.mc.Add(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime)})
+}
+
 // ask carries out what gomemcache has no method for, on a connection of its
 // own.
 func (l *legacy) ask(o *op) error {
@@ -325,6 +374,8 @@ func legacyError(err error) error {
 	var op *net.OpError
 	text := err.Error()
 	switch {
+	case strings.Contains(text, "object too large"):
+		return fmt.Errorf("%w: %w: %w", ErrTooLarge, ErrServerError, err)
 	case errors.Is(err, ErrNoMeta), errors.Is(err, ErrServerError), errors.Is(err, ErrDial), errors.Is(err, ErrDesynchronised):
 		return err
 	case errors.As(err, &connect), errors.Is(err, errUpgraded), errors.As(err, &op) && op.Op == "dial":

@@ -67,5 +67,7 @@ func (c *conn) settle(ca *call) {
 	c.node.settled(ca)
 	c.node.answered()
 	ca.delivered.Store(int32(len(ca.ops)))
-	ca.finish()
+	if ca.finish() {
+		c.giveUpLeases(ca)
+	}
 }

@@ -1,0 +1,223 @@
+package stampede
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A flight is what the callers of one process that miss a key wait for
+// together: a load under this process's lease, or the fill by another process.
+//
+// x/sync/singleflight does not fit here. A flight that waits for another
+// process has to be given the lease that a later caller of this one wins, and
+// a caller must not join a load that began under an older lease than the one
+// it has seen: the key may have been invalidated in between.
+type flight struct {
+	key  flightKey
+	done chan struct{}
+	// won wakes a flight that waits: there is an offer, or nobody waits.
+	wake chan struct{}
+
+	// What follows is guarded by Cache.mu, but value and err, which are
+	// written before done is closed.
+	waiters int
+	offer   *answer // with a lease that a caller has won
+	loading bool
+	lease   Lease // that it loads under, zero without
+	value   []byte
+	err     error
+}
+
+// Those who want a fresh value do not join those who take any.
+type flightKey struct {
+	key   string
+	fresh bool
+}
+
+const (
+	minPoll = 2 * time.Millisecond
+	maxPoll = 25 * time.Millisecond
+)
+
+// join waits for a value with the others of this process, or begins to see to
+// one.
+func (c *Cache) join(ctx context.Context, key string, a answer, load Loader, s *settings) ([]byte, error) {
+	began := time.Now()
+	k := flightKey{key, s.fresh}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		c.giveUp(key, &a)
+		return nil, ErrClosed
+	}
+	f := c.flights[k]
+	joined := f != nil && f.takes(&a)
+	switch {
+	case !joined:
+		f = &flight{key: k, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+		c.flights[k] = f
+		set := *s
+		c.work.Go(func() { c.fly(context.WithoutCancel(ctx), f, a, load, &set) })
+	case a.Won:
+		// One that was offered before is void: this one was won after it.
+		f.offer = &a
+		f.signal()
+	}
+	f.waiters++
+	c.mu.Unlock()
+
+	select {
+	case <-f.done:
+		if joined || a.Taken {
+			c.noteWaited(key, began, f.err)
+		}
+		return f.value, f.err
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	if f.waiters--; f.waiters == 0 {
+		f.signal()
+	}
+	c.mu.Unlock()
+	c.noteWaited(key, began, ctx.Err())
+	return nil, ctx.Err()
+}
+
+// takes tells whether a caller with this answer may join: what the flight will
+// bring is not older than what the caller has seen.
+func (f *flight) takes(a *answer) bool {
+	switch {
+	case !f.loading:
+		return true
+	case a.Won:
+		return false
+	case a.Taken:
+		return f.lease == a.Lease
+	}
+	return true
+}
+
+func (f *flight) signal() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget has later callers begin a flight of their own.
+func (c *Cache) forget(key string) {
+	c.mu.Lock()
+	delete(c.flights, flightKey{key, false})
+	delete(c.flights, flightKey{key, true})
+	c.mu.Unlock()
+}
+
+// land gives the waiters their result.
+func (c *Cache) land(f *flight, value []byte, err error) {
+	c.mu.Lock()
+	if c.flights[f.key] == f {
+		delete(c.flights, f.key)
+	}
+	unused := f.offer
+	f.offer = nil
+	f.value, f.err = value, err
+	close(f.done)
+	c.mu.Unlock()
+	if unused != nil {
+		c.giveUp(f.key.key, unused)
+	}
+}
+
+// loads notes that the flight loads now, and under which lease.
+func (c *Cache) loads(f *flight, lease Lease) {
+	c.mu.Lock()
+	f.loading, f.lease = true, lease
+	c.mu.Unlock()
+}
+
+// fly sees to a value. It polls while another process has the lease, and loads
+// once this one has it or there is none to be had.
+func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *settings) {
+	key := f.key.key
+	for delay := minPoll; ; {
+		if c.life.Err() != nil {
+			c.giveUp(key, &a)
+			c.land(f, nil, ErrClosed)
+			return
+		}
+		b, err, ok := c.answer(ctx, key, &a, load, s)
+		v := judge(&a.Reply, s.grace)
+		switch {
+		case ok:
+			c.land(f, b, err)
+			return
+		case a.Won:
+			c.loads(f, a.Lease)
+			c.noteWon(key, false)
+			b, err := c.loadAndFill(ctx, key, &a.Reply, v, load, s)
+			c.land(f, b, err)
+			return
+		case v != unknown && a.Taken:
+			stub := time.Duration(0)
+			if a.isStub() {
+				stub = c.cfg.stub()
+			}
+			if c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
+				a = c.takeOver(ctx, key, a.Lease, stub, s)
+				continue
+			}
+			if offer := c.pause(f, delay); offer != nil {
+				a = *offer
+				continue
+			}
+			if c.deserted(f) {
+				return
+			}
+			delay = min(2*delay, maxPoll)
+		case v == missing && !a.asked && len(c.slots) < cap(c.slots):
+			// It was not asked for a lease, as all slots were in use.
+		default:
+			// No lease is to be had, and what is loaded is not kept.
+			c.loads(f, Lease{})
+			b, err := c.loadOnly(ctx, key, load)
+			c.land(f, b, err)
+			return
+		}
+		a = c.readOne(ctx, key, s)
+	}
+}
+
+// pause waits, and gives an offer that came meanwhile.
+func (c *Cache) pause(f *flight, d time.Duration) *answer {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-f.wake:
+	case <-c.life.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	offer := f.offer
+	f.offer = nil
+	return offer
+}
+
+var errDeserted = errors.New("stampede: nobody waits any more")
+
+// deserted ends a flight that only waits and for which nobody waits.
+func (c *Cache) deserted(f *flight) bool {
+	c.mu.Lock()
+	if f.waiters > 0 || f.offer != nil {
+		c.mu.Unlock()
+		return false
+	}
+	// Under the lock, or a caller could join it now.
+	if c.flights[f.key] == f {
+		delete(c.flights, f.key)
+	}
+	c.mu.Unlock()
+	c.land(f, nil, errDeserted)
+	return true
+}
