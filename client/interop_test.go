@@ -13,7 +13,9 @@ import (
 // TestOldServers: yrmcds and twemproxy have no meta commands.
 func TestOldServers(t *testing.T) {
 	t.Run("yrmcds", func(t *testing.T) {
-		legacyOperations(t, newClient(t, client.Config{Servers: []string{realserver.Yrmcds(t).Addr()}}))
+		c := newClient(t, client.Config{Servers: []string{realserver.Yrmcds(t).Addr()}})
+		legacyOperations(t, c)
+		leases(t, c)
 	})
 	t.Run("nutcracker", func(t *testing.T) {
 		pool := realserver.Pool{}
@@ -22,6 +24,7 @@ func TestOldServers(t *testing.T) {
 		}
 		c := newClient(t, client.Config{Servers: []string{realserver.Nutcracker(t, pool).Addr()}})
 		legacyOperations(t, c)
+		leases(t, c)
 		var keys []string
 		for i := range 300 {
 			keys = append(keys, fmt.Sprint("key:", i))
