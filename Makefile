@@ -35,7 +35,7 @@ test: ## all tests that need only Go and memcached (installed with apt if it may
 test-interop: ## tests against other real parts: nutcracker, yrmcds, clients in other languages
 	@scripts/need-interop
 	go test -tags interop -count=1 ./interop/... ./internal/realserver
-	go test -tags interop -count=1 -run TestOldServers ./client
+	go test -tags interop -count=1 -run TestOldServers ./client ./stampede
 
 race: ## all tests under the race detector
 	@scripts/need-memcached

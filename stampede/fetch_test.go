@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,80 @@ import (
 
 // These tests run in a bubble of synctest: time passes only while everybody
 // waits, so what they say about times is exact.
+
+// A moodyStore fails, stands in for another, and counts its round trips.
+type moodyStore struct {
+	*fakeStore
+	err     error // of everything
+	standIn bool
+	trips   atomic.Int64
+}
+
+func newFakeStore() *moodyStore {
+	return &moodyStore{fakeStore: &fakeStore{items: make(map[string]*fakeItem)}}
+}
+
+func (m *moodyStore) ReadLeased(ctx context.Context, reads []stampede.Read) []stampede.Reply {
+	m.trips.Add(1)
+	err := m.err
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		replies := make([]stampede.Reply, len(reads))
+		for i := range replies {
+			replies[i].Err = err
+		}
+		return replies
+	}
+	if m.standIn {
+		reads = slices.Clone(reads)
+		for i := range reads {
+			reads[i].Grace, reads[i].Early = 0, 0
+		}
+	}
+	replies := m.fakeStore.ReadLeased(ctx, reads)
+	for i := range replies {
+		replies[i].StandIn = m.standIn
+	}
+	return replies
+}
+
+func (m *moodyStore) WriteLeased(ctx context.Context, writes []stampede.Write) []stampede.Result {
+	m.trips.Add(1)
+	if m.err != nil {
+		results := make([]stampede.Result, len(writes))
+		for i := range results {
+			results[i].Err = m.err
+		}
+		return results
+	}
+	results := m.fakeStore.WriteLeased(ctx, writes)
+	for i, w := range writes {
+		if m.standIn && (w.Kind == stampede.Invalidate || w.Kind == stampede.Delete) {
+			results[i].Err = stampede.ErrOwnerDown
+		}
+	}
+	return results
+}
+
+// An unleased load that began before an invalidation is not joined after it.
+func TestForget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), &origin{takes: 300 * time.Millisecond}
+		c := newCache(t, store, stampede.Config{})
+		down := errors.New("unreachable")
+		store.err = down
+		go c.Fetch(t.Context(), "k", o.load)
+		synctest.Wait()
+		store.err = nil
+		if err := c.Invalidate(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		store.err = down
+		wantFetch(t, c, o, "k/2")
+	})
+}
 
 func newCache(t *testing.T, store stampede.Store, cfg stampede.Config) *stampede.Cache {
 	t.Helper()

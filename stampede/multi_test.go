@@ -67,12 +67,12 @@ func TestFetchMulti(t *testing.T) {
 		if len(o.list()) != 1 || len(o.list()[0]) != 1001 {
 			t.Errorf("%d loads", len(o.list()))
 		}
-		if store.trips != 2 {
-			t.Errorf("%d round trips, want a read and a fill", store.trips)
+		if store.trips.Load() != 2 {
+			t.Errorf("%d round trips, want a read and a fill", store.trips.Load())
 		}
 		values, err = c.FetchMulti(t.Context(), keys, o.load)
-		if err != nil || len(values) != 1000 || len(o.list()) != 1 || store.trips != 3 {
-			t.Errorf("again: %d values, %v, %d loads, %d trips", len(values), err, len(o.list()), store.trips)
+		if err != nil || len(values) != 1000 || len(o.list()) != 1 || store.trips.Load() != 3 {
+			t.Errorf("again: %d values, %v, %d loads, %d trips", len(values), err, len(o.list()), store.trips.Load())
 		}
 		// Due: served at once, and refilled by one load in the background.
 		time.Sleep(11 * time.Second)

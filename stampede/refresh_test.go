@@ -158,7 +158,7 @@ func TestRefreshTakesOver(t *testing.T) {
 		store.ReadLeased(t.Context(), []stampede.Read{{Key: "k", Lease: time.Minute}})
 		began := time.Now()
 		// Between the invalidation and the read another wins, and dies.
-		wantRefresh(t, newCache(t, &intruder{fakeStore: store}, stampede.Config{}), o, "k/1")
+		wantRefresh(t, newCache(t, &intruder{moodyStore: store}, stampede.Config{}), o, "k/1")
 		wantFetch(t, c, o, "k/1")
 		if took := time.Since(began); took != 0 {
 			t.Errorf("after %v", took)
@@ -168,12 +168,12 @@ func TestRefreshTakesOver(t *testing.T) {
 
 // An intruder wins a lease right behind the first invalidation.
 type intruder struct {
-	*fakeStore
+	*moodyStore
 	once sync.Once
 }
 
 func (i *intruder) WriteLeased(ctx context.Context, writes []stampede.Write) []stampede.Result {
-	r := i.fakeStore.WriteLeased(ctx, writes)
-	i.once.Do(func() { i.fakeStore.ReadLeased(ctx, []stampede.Read{{Key: "k", Lease: time.Minute}}) })
+	r := i.moodyStore.WriteLeased(ctx, writes)
+	i.once.Do(func() { i.moodyStore.ReadLeased(ctx, []stampede.Read{{Key: "k", Lease: time.Minute}}) })
 	return r
 }
