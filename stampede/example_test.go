@@ -1,0 +1,219 @@
+package stampede_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"sync"
+	"time"
+
+	"github.com/ringside-cache/ringside/client"
+	"github.com/ringside-cache/ringside/client/memnode"
+	"github.com/ringside-cache/ringside/stampede"
+)
+
+// startCache makes a Cache on an in-process node, so that the examples run
+// without a server. A service gives its servers' addresses to client.New.
+func startCache(cfg stampede.Config) (cache *stampede.Cache, closeAll func()) {
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err := client.New(client.Config{Servers: []string{node.Addr()}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	cache, err = stampede.New(c, cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return cache, func() {
+		cache.Close() // before the client: it gives leases up
+		c.Close()
+		node.Close()
+	}
+}
+
+func ExampleNew() {
+	node, err := memnode.Start(memnode.Config{}) // stands for a memcached server
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close()
+	c, err := client.New(client.Config{Servers: []string{node.Addr()}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	cache, err := stampede.New(c, stampede.Config{TTL: 5 * time.Minute, Grace: time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close() // runs first: leases are given up over the client
+
+	load := func(_ context.Context, key string) ([]byte, error) {
+		return []byte("value of " + key), nil
+	}
+	b, err := cache.Fetch(context.Background(), "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+	// Output: value of user:42 <nil>
+}
+
+// Many callers miss the key at once. One of them loads.
+func ExampleCache_Fetch() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+
+	load := func(context.Context, string) ([]byte, error) {
+		time.Sleep(50 * time.Millisecond) // a query
+		return []byte("Ada"), nil
+	}
+	var callers sync.WaitGroup
+	for range 20 {
+		callers.Go(func() {
+			if _, err := cache.Fetch(context.Background(), "user:42", load); err != nil {
+				log.Print(err)
+			}
+		})
+	}
+	callers.Wait()
+	fmt.Println("loads:", cache.Stats().Loads)
+	// Output: loads: 1
+}
+
+// Keys that the origin does not have are in neither result.
+func ExampleCache_FetchMulti() {
+	cache, closeAll := startCache(stampede.Config{NotFoundTTL: time.Minute})
+	defer closeAll()
+
+	names := map[string][]byte{"user:1": []byte("Ada"), "user:2": []byte("Grace")}
+	load := func(_ context.Context, keys []string) (map[string][]byte, error) {
+		fmt.Println("load", keys)
+		found := make(map[string][]byte)
+		for _, key := range keys {
+			if name, ok := names[key]; ok {
+				found[key] = name
+			}
+		}
+		return found, nil
+	}
+	for range 2 {
+		users, err := cache.FetchMulti(context.Background(), []string{"user:1", "user:2", "user:3"}, load)
+		fmt.Printf("%d users, Ada is %q, %v\n", len(users), users["user:1"], err)
+	}
+	// Output:
+	// load [user:1 user:2 user:3]
+	// 2 users, Ada is "Ada", <nil>
+	// 2 users, Ada is "Ada", <nil>
+}
+
+// After an invalidation readers are served the old value on, while one of them
+// refills it. Fresh waits for that.
+func ExampleCache_Invalidate() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+	ctx := context.Background()
+
+	commit := make(chan string, 2)
+	commit <- "Ada"
+	load := func(context.Context, string) ([]byte, error) { return []byte(<-commit), nil }
+	b, err := cache.Fetch(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+
+	fmt.Println(cache.Invalidate(ctx, "user:42"))
+	b, err = cache.Fetch(ctx, "user:42", load) // begins the refill
+	fmt.Printf("%s %v\n", b, err)
+	commit <- "Ada Lovelace"
+	b, err = cache.Fetch(ctx, "user:42", load, stampede.Fresh())
+	fmt.Printf("%s %v\n", b, err)
+	// Output:
+	// Ada <nil>
+	// <nil>
+	// Ada <nil>
+	// Ada Lovelace <nil>
+}
+
+// Refresh is called when a write to the origin is committed. Where it returns
+// no error the old value is no longer served.
+func ExampleCache_Refresh() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+	ctx := context.Background()
+
+	origin := "Ada"
+	load := func(context.Context, string) ([]byte, error) { return []byte(origin), nil }
+	b, err := cache.Fetch(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+
+	origin = "Ada Lovelace" // committed
+	b, err = cache.Refresh(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+	b, err = cache.Fetch(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+	// Output:
+	// Ada <nil>
+	// Ada Lovelace <nil>
+	// Ada Lovelace <nil>
+}
+
+// A TypedCache turns values into bytes and back.
+func ExampleTyped() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+
+	type user struct {
+		Name string `json:"name"`
+		Born int    `json:"born"`
+	}
+	users := stampede.Typed[user](cache, stampede.JSON)
+	load := func(context.Context, string) (user, error) {
+		return user{Name: "Ada", Born: 1815}, nil
+	}
+	u, err := users.Fetch(context.Background(), "user:42:v1", load)
+	fmt.Println(u.Name, u.Born, err)
+	u, err = users.Fetch(context.Background(), "user:42:v1", nil) // a hit calls no loader
+	fmt.Println(u.Name, u.Born, err)
+	// Output:
+	// Ada 1815 <nil>
+	// Ada 1815 <nil>
+}
+
+// A loader knows best how long its value will do.
+func ExampleSetTTL() {
+	cache, closeAll := startCache(stampede.Config{TTL: 5 * time.Minute})
+	defer closeAll()
+
+	load := func(ctx context.Context, key string) ([]byte, error) {
+		maxAge := 30 * time.Second // the origin said so
+		fmt.Println("set:", stampede.SetTTL(ctx, key, maxAge))
+		return []byte("42"), nil
+	}
+	b, err := cache.Fetch(context.Background(), "price:1", load)
+	fmt.Printf("%s %v\n", b, err)
+	fmt.Println("outside of a loader:", stampede.SetTTL(context.Background(), "price:1", time.Second))
+	// Output:
+	// set: true
+	// 42 <nil>
+	// outside of a loader: false
+}
+
+// A loader may keep its value out of the cache: who asks next loads again.
+func ExampleNoStore() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+
+	load := func(ctx context.Context, key string) ([]byte, error) {
+		stampede.NoStore(ctx, key) // incomplete: a part of the origin is down
+		return []byte("half"), nil
+	}
+	for range 2 {
+		b, err := cache.Fetch(context.Background(), "page:1", load)
+		fmt.Printf("%s %v\n", b, err)
+	}
+	s := cache.Stats()
+	fmt.Println("loads:", s.Loads, "fills:", s.Fills)
+	// Output:
+	// half <nil>
+	// half <nil>
+	// loads: 2 fills: 0
+}
