@@ -122,6 +122,7 @@ func (l *legacy) disconnect() {
 // context. What the ops need of their caller's memory is copied.
 func (l *legacy) run(ca *call) {
 	ca.generation = l.generation.Load()
+	ca.start = l.node.client.clock()
 	for i := range ca.ops {
 		o := &ca.ops[i]
 		if o.kind == opMeta {
@@ -154,6 +155,7 @@ func (l *legacy) run(ca *call) {
 			i += done
 			if i == len(ca.ops) {
 				l.node.settled(ca)
+				l.node.took(l.node.client.clock()-ca.start, i)
 			}
 			ca.delivered.Store(int32(i))
 		}

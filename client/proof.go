@@ -66,6 +66,7 @@ func (c *conn) askProof() error {
 func (c *conn) settle(ca *call) {
 	c.node.settled(ca)
 	c.node.answered()
+	c.node.took(c.lastRead-ca.start, len(ca.ops))
 	ca.delivered.Store(int32(len(ca.ops)))
 	if ca.finish() {
 		c.giveUpLeases(ca)

@@ -12,6 +12,28 @@ type nodeCounters struct {
 	failures, ejections, probes    atomic.Uint64
 	bytesIn, bytesOut, writes      atomic.Uint64
 	requests, overloaded, standIns atomic.Uint64
+
+	latency    [len(LatencyBuckets) + 1]atomic.Uint64
+	latencySum atomic.Int64
+}
+
+// LatencyBuckets are the upper bounds of NodeStats.Latency; a further bucket
+// has what took longer.
+var LatencyBuckets = [...]time.Duration{
+	50 * time.Microsecond, 100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond,
+	25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond,
+	500 * time.Millisecond, time.Second,
+}
+
+// took counts operations that were answered d after they were queued.
+func (n *nodeCounters) took(d time.Duration, ops int) {
+	i := 0
+	for i < len(LatencyBuckets) && d > LatencyBuckets[i] {
+		i++
+	}
+	n.latency[i].Add(uint64(ops))
+	n.latencySum.Add(int64(d) * int64(ops))
 }
 
 // Stats is a picture of a client at one moment.
@@ -50,6 +72,10 @@ type NodeStats struct {
 	ConnectionsLost   uint64
 	FailuresTotal     uint64
 	Ejections, Probes uint64
+	// Latency counts the operations that were answered, by the time from when
+	// they were queued; see LatencyBuckets. LatencySum is all of that time.
+	Latency    [len(LatencyBuckets) + 1]uint64
+	LatencySum time.Duration
 }
 
 // Stats gives the state and counters of every node, in configured order.
@@ -86,6 +112,10 @@ func (c *Client) Stats() Stats {
 		t.BytesIn, t.BytesOut = n.bytesIn.Load(), n.bytesOut.Load()
 		t.Dials, t.DialErrors, t.ConnectionsLost = n.dials.Load(), n.dialErrors.Load(), n.connsLost.Load()
 		t.FailuresTotal, t.Ejections, t.Probes = n.failures.Load(), n.ejections.Load(), n.probes.Load()
+		for j := range n.latency {
+			t.Latency[j] = n.latency[j].Load()
+		}
+		t.LatencySum = time.Duration(n.latencySum.Load())
 	}
 	return s
 }

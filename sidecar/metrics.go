@@ -111,7 +111,24 @@ var nodeMetrics = []nodeMetric{
 	nodeCounter("probes", "Probes of the node while it was out.", func(n *client.NodeStats) uint64 { return n.Probes }),
 }
 
+var nodeLatency = prometheus.NewDesc("ringside_node_latency_seconds",
+	"Time from queueing an operation to the node's answer.", []string{"node"}, nil)
+
+// latencyOf turns counts by bucket into the cumulative ones of Prometheus.
+func latencyOf(n *client.NodeStats) prometheus.Metric {
+	buckets := make(map[float64]uint64, len(client.LatencyBuckets))
+	var count uint64
+	for i, c := range n.Latency {
+		count += c
+		if i < len(client.LatencyBuckets) {
+			buckets[client.LatencyBuckets[i].Seconds()] = count
+		}
+	}
+	return prometheus.MustNewConstHistogram(nodeLatency, count, n.LatencySum.Seconds(), buckets, n.Name)
+}
+
 func (nc nodeCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- nodeLatency
 	for _, m := range nodeMetrics {
 		ch <- m.desc
 	}
@@ -124,5 +141,6 @@ func (nc nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, m := range nodeMetrics {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.get(n), n.Name)
 		}
+		ch <- latencyOf(n)
 	}
 }
