@@ -197,6 +197,8 @@ func TestMetrics(t *testing.T) {
 		`ringside_node_failures_total{node="dead"} 1`,
 		`ringside_node_ejections_total{node="dead"} 1`,
 		`ringside_node_probes_total{node="dead"} 0`,
+		`ringside_node_latency_seconds_count{node="live"} `,
+		`ringside_node_latency_seconds_bucket{node="live",le="0.5"} `,
 		"go_goroutines ",
 		"process_open_fds ",
 	} {
