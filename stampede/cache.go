@@ -117,13 +117,16 @@ func (c *Cache) spawn(f func()) bool {
 // ErrLoadPanicked, ErrOriginBusy, ErrBadKey, ErrClosed, or the context's. That
 // the cache can not be reached is no error: load is run within MaxLoads.
 func (c *Cache) Fetch(ctx context.Context, key string, load Loader, options ...Option) ([]byte, error) {
+	if c.life.Err() != nil {
+		return nil, ErrClosed
+	}
 	s := c.settings(options)
 	a := c.readOne(ctx, key, &s)
 	if b, err, ok := c.answer(ctx, key, &a, load, &s); ok {
 		return b, err
 	}
 	if err := ctx.Err(); err != nil {
-		c.giveUp(key, &a)
+		c.giveUp(&a)
 		return nil, err
 	}
 	return c.join(ctx, key, a, load, &s)
@@ -192,6 +195,8 @@ func (c *Cache) answer(ctx context.Context, key string, a *answer, load Loader, 
 // upkeep sees to the lease of an item that is being served.
 func (c *Cache) upkeep(ctx context.Context, key string, a *answer, v verdict, load Loader, s *settings) {
 	switch {
+	case a.Won && v == failed:
+		c.keep(a, s)
 	case a.Won:
 		c.refill(ctx, key, a, v, load, s)
 	case a.Taken && v == stale:
@@ -207,6 +212,19 @@ func (c *Cache) upkeep(ctx context.Context, key string, a *answer, v verdict, lo
 		})
 	case !a.Taken:
 		c.watch.free(key)
+	}
+}
+
+// keep keeps the lease of a failure's marker that was won early until the
+// marker's time is over: the origin is left alone for so long.
+func (c *Cache) keep(a *answer, s *settings) {
+	won := *a
+	ok := !a.StandIn && c.spawn(func() {
+		c.wait(context.Background(), won.Left-s.grace)
+		c.giveUp(&won)
+	})
+	if !ok {
+		c.giveUp(a)
 	}
 }
 
@@ -229,12 +247,12 @@ func (c *Cache) refill(ctx context.Context, key string, a *answer, v verdict, lo
 	c.noteWon(key, v == fresh)
 	won, set := *a, *s
 	if !c.spawn(func() { c.loadAndFill(ctx, key, &won.Reply, v, load, &set) }) {
-		c.giveUp(key, a)
+		c.giveUp(a)
 	}
 }
 
 // giveUp ends a lease that was won and is not used.
-func (c *Cache) giveUp(key string, a *answer) {
+func (c *Cache) giveUp(a *answer) {
 	if a.Won {
 		c.release([]Reply{a.Reply})
 	}
@@ -264,7 +282,8 @@ func (c *Cache) write(ctx context.Context, writes []Write) []Result {
 }
 
 // Invalidate marks the value of key stale: readers are served it on for
-// Config.Grace at most, while one of them refills it. A load that began
+// Config.Grace at most, or Lease and 2 s where that is longer, while one of
+// them refills it. A load that began
 // before does not land after. Without grace the key is deleted. ErrOwnerDown
 // tells that only a stand-in knows.
 func (c *Cache) Invalidate(ctx context.Context, key string) error {

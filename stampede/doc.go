@@ -14,7 +14,7 @@
 //	b, err = cache.Refresh(ctx, "user:42", load) // after a write is committed
 //
 // What is promised: a load that began before an invalidation which the key's
-// owner acknowledged never lands in the cache after it.
+// owner acknowledged never lands on the owner after it.
 //
 // The package knows no memcached, only a Store; client.Client is one. A Cache
 // is safe for concurrent use. It starts goroutines for loads and refills, and

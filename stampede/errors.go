@@ -16,17 +16,18 @@ var (
 	// ErrOriginBusy is returned when Config.MaxLoads loads are running and no
 	// stale value is there to be served.
 	ErrOriginBusy = errors.New("stampede: too many loads at a time")
-	// ErrLoadFailed is returned to those who waited for another process whose
-	// loader failed, with that failure's text.
-	ErrLoadFailed = errors.New("stampede: the load failed in another process")
+	// ErrLoadFailed is returned for Config.ErrorTTL after a load that failed, in
+	// this process or another, with the first line of that failure's text.
+	ErrLoadFailed = errors.New("stampede: the load failed elsewhere")
 	// ErrLoadTimeout is returned when a loader took longer than
 	// Config.LoadTimeout. It is context.DeadlineExceeded to errors.Is too.
 	ErrLoadTimeout error = loadTimeout{}
-	// ErrLoadPanicked is returned when a loader panicked, with its message.
+	// ErrLoadPanicked is returned when a loader panicked, with its message and
+	// its stack.
 	ErrLoadPanicked = errors.New("stampede: the loader panicked")
 	// ErrOwnerDown is returned by Invalidate, Delete and Refresh when the
-	// key's owner is out. What was asked for was done on the stand-in, but the
-	// owner will come back with the old value.
+	// key's owner is out. What was asked for was done on the stand-in, if there
+	// is one, but the owner will come back with the old value.
 	ErrOwnerDown = errors.New("stampede: the key's owner is out, its old value may come back with it")
 	// ErrStillStale is returned by Refresh when others changed the item again
 	// and again, and its old value may still be served.

@@ -23,6 +23,8 @@ type fakeItem struct {
 	token, stale bool
 }
 
+func (i *fakeItem) left() time.Duration { return time.Until(i.expires).Truncate(time.Second) }
+
 func (f *fakeStore) get(key string) *fakeItem {
 	i := f.items[key]
 	if i != nil && !time.Now().Before(i.expires) {
@@ -61,10 +63,10 @@ func (f *fakeStore) ReadLeased(_ context.Context, reads []stampede.Read) []stamp
 			p.Won = true
 		case i.token:
 			p.Taken = true
-		case i.stale || time.Until(i.expires) < r.Grace+r.Early:
+		case i.stale || i.left() < r.Grace+r.Early:
 			i.token, p.Won = true, true
 		}
-		p.Found, p.Value, p.Flags, p.Left, p.Stale = true, i.value, i.flags, time.Until(i.expires), i.stale
+		p.Found, p.Value, p.Flags, p.Left, p.Stale = true, i.value, i.flags, i.left(), i.stale
 		p.Lease = stampede.Lease{Key: r.Key, CAS: i.cas}
 	}
 	return replies
@@ -75,9 +77,8 @@ func (f *fakeStore) WriteLeased(_ context.Context, writes []stampede.Write) []st
 	defer f.mu.Unlock()
 	results := make([]stampede.Result, len(writes))
 	for n, w := range writes {
-		key := w.Key + w.Lease.Key // one of them
+		key, fenced := w.Key+w.Lease.Key, w.Lease.CAS != 0 // one of them
 		i := f.get(key)
-		fenced := w.Lease.CAS != 0
 		switch {
 		case fenced && i == nil:
 			results[n].Err = stampede.ErrGone

@@ -635,3 +635,56 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// Whatever is in the cache, a key costs one load in its time, also in the
+// second in which that is over: times are whole seconds there.
+func TestOneLoadInItsTime(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err     error
+		options []stampede.Option
+	}{
+		"failed":    {err: errors.New("broken")},
+		"not found": {err: stampede.ErrNotFound},
+		"value":     {},
+		"fresh":     {options: []stampede.Option{stampede.Fresh()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, o := newFakeStore(), &origin{takes: 20 * time.Millisecond}
+				o.fails(tt.err)
+				var wg sync.WaitGroup
+				for range 20 {
+					c := newCache(t, store, stampede.Config{TTL: 2 * time.Second, Grace: time.Minute, ErrorTTL: 2 * time.Second})
+					wg.Go(func() {
+						for began := time.Now(); time.Since(began) < 8*time.Second; time.Sleep(10 * time.Millisecond) {
+							c.Fetch(t.Context(), "k", o.load, tt.options...)
+						}
+					})
+				}
+				wg.Wait()
+				if n := o.calls.Load(); n < 3 || n > 5 {
+					t.Errorf("%d loads in four times 2s", n)
+				}
+			})
+		})
+	}
+}
+
+// Early refresh does not have a failed load tried again before its time.
+func TestFailureIsNotRefreshedEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), &origin{takes: 3 * time.Second}
+		c := newCache(t, store, stampede.Config{TTL: time.Minute, Grace: time.Minute, ErrorTTL: 5 * time.Second, EarlyRefresh: 5})
+		wantFetch(t, c, o, "k/1") // which tells what a load costs
+		c.Delete(t.Context(), "k")
+		o.fails(errors.New("broken"))
+		for began := time.Now(); time.Since(began) < 7*time.Second; time.Sleep(10 * time.Millisecond) {
+			if _, err := c.Fetch(t.Context(), "k", o.load); err == nil {
+				t.Fatal("a value")
+			}
+		}
+		if n := o.calls.Load(); n != 2 {
+			t.Errorf("%d loads, want 2", n)
+		}
+	})
+}

@@ -48,7 +48,7 @@ func (c *Cache) join(ctx context.Context, key string, a answer, load Loader, s *
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		c.giveUp(key, &a)
+		c.giveUp(&a)
 		return nil, ErrClosed
 	}
 	f := c.flights[k]
@@ -125,7 +125,7 @@ func (c *Cache) land(f *flight, value []byte, err error) {
 	close(f.done)
 	c.mu.Unlock()
 	if unused != nil {
-		c.giveUp(f.key.key, unused)
+		c.giveUp(unused)
 	}
 }
 
@@ -142,7 +142,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 	key := f.key.key
 	for delay := minPoll; ; {
 		if c.life.Err() != nil {
-			c.giveUp(key, &a)
+			c.giveUp(&a)
 			c.land(f, nil, ErrClosed)
 			return
 		}

@@ -2,6 +2,7 @@ package stampede
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -41,7 +42,9 @@ func judge(r *Reply, grace time.Duration) verdict {
 	if r.StandIn {
 		grace = 0
 	}
-	due := r.Stale || r.Left >= 0 && r.Left <= grace && grace > 0
+	// As memcached compares R, or a marker would be nobody's to replace for a
+	// second, and all who read it would load.
+	due := r.Stale || r.Left >= 0 && r.Left < grace
 	if r.Flags&flagMask != flagBase {
 		if len(r.Value) == 0 && (r.Won || r.Taken || r.Stale) {
 			return missing // a stub
@@ -82,7 +85,7 @@ func remoteFailure(r *Reply) error { return fmt.Errorf("%w: %s", ErrLoadFailed, 
 // failureText is what a marker keeps of an error.
 func failureText(err error) []byte {
 	const limit = 200
-	text := err.Error()
+	text, _, _ := strings.Cut(err.Error(), "\n") // a panic's stack follows
 	return []byte(text[:min(len(text), limit)])
 }
 

@@ -93,13 +93,13 @@ func run[T any](ctx context.Context, c *Cache, keys int, load func(context.Conte
 	began := time.Now()
 	c.counters.loads.Add(1)
 	c.loaders.Go(func() {
-		defer func() { <-c.slots }()
 		var r result
 		defer func() {
 			// A loader may also end its goroutine, as a failed test does.
 			if p := recover(); p != nil {
 				r.err = fmt.Errorf("%w: %v\n%s", ErrLoadPanicked, p, debug.Stack())
 			}
+			<-c.slots // before anybody hears of it and wants the next
 			done <- r
 		}()
 		r.err = ErrLoadPanicked
@@ -166,6 +166,7 @@ func (c *Cache) settle(ctx context.Context, won []Reply, verdicts []verdict, out
 		return errs
 	}
 	var again []Write
+	var againOf []int
 	for j, r := range c.write(ctx, writes) {
 		w := &writes[j]
 		errs[of[j]] = r.Err
@@ -173,13 +174,17 @@ func (c *Cache) settle(ctx context.Context, won []Reply, verdicts []verdict, out
 			c.noteFill(w.Lease.Key, r.Err)
 			if errors.Is(r.Err, ErrTooLarge) {
 				if m, ok := c.marker(&won[of[j]], flagUncachable, c.cfg.ErrorTTL, nil, s); ok {
-					again = append(again, m)
+					again, againOf = append(again, m), append(againOf, of[j])
 				}
 			}
 		}
 	}
 	if again != nil {
-		c.write(ctx, again)
+		for j, r := range c.write(ctx, again) {
+			if r.Err != nil {
+				errs[againOf[j]] = r.Err // the old value may still be there
+			}
+		}
 	}
 	return errs
 }

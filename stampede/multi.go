@@ -114,10 +114,10 @@ func (m *multi) round(ctx context.Context) bool {
 		return false
 	}
 	reads := make([]Read, len(m.pending))
-	asked := false
+	asked := make([]bool, len(m.pending))
 	for i, w := range m.pending {
-		reads[i], asked = c.readFor(w.key, s)
-		if asked {
+		reads[i], asked[i] = c.readFor(w.key, s)
+		if asked[i] {
 			reads[i].Reopen, reads[i].ReopenStub = w.reopen, w.stub
 		}
 	}
@@ -125,7 +125,7 @@ func (m *multi) round(ctx context.Context) bool {
 	var due, wanted batch
 	var waiting []waitingKey
 	for i, w := range m.pending {
-		a := answer{replies[i], asked}
+		a := answer{replies[i], asked[i]}
 		if a.Won && w.reopen.CAS != 0 {
 			c.noteTookOver(w.key)
 		}
@@ -154,7 +154,7 @@ func (m *multi) round(ctx context.Context) bool {
 			}
 			waiting = append(waiting, w)
 			continue
-		case v == missing && !a.Won && !asked && len(c.slots) < cap(c.slots):
+		case v == missing && !a.Won && !a.asked && len(c.slots) < cap(c.slots):
 			// It was not asked for a lease, as all slots were in use.
 			waiting = append(waiting, w)
 			continue
@@ -181,6 +181,8 @@ func (m *multi) round(ctx context.Context) bool {
 func (m *multi) upkeep(due *batch, key string, a *answer, v verdict) {
 	c := m.cache
 	switch {
+	case a.Won && v == failed:
+		c.keep(a, m.settings)
 	case a.Won:
 		c.noteWon(key, v == fresh)
 		due.add(a, key, v)

@@ -28,8 +28,11 @@ func (c *Cache) Refresh(ctx context.Context, key string, load Loader, options ..
 		return nil, err
 	}
 	b, err := c.replace(ctx, key, load, &s)
-	if err == nil && down {
+	switch {
+	case down && err == nil:
 		err = ErrOwnerDown
+	case down:
+		err = fmt.Errorf("%w: %w", ErrOwnerDown, err)
 	}
 	return b, err
 }
@@ -39,7 +42,8 @@ func (c *Cache) Refresh(ctx context.Context, key string, load Loader, options ..
 // alone: it is newer, and two that refresh would take it from one another for
 // ever.
 func (c *Cache) replace(ctx context.Context, key string, load Loader, s *settings) ([]byte, error) {
-	reopen := Read{}
+	var reopen Read
+	var before answer
 	loads, delay := 0, minPoll
 	for tries := 0; ; tries++ {
 		r := Read{Key: key, Lease: c.cfg.stub(), Grace: s.grace, Reopen: reopen.Reopen, ReopenStub: reopen.ReopenStub}
@@ -48,6 +52,9 @@ func (c *Cache) replace(ctx context.Context, key string, load Loader, s *setting
 			c.noteTookOver(key)
 		}
 		reopen = Read{}
+		if a.Err == nil {
+			before = a
+		}
 		err := ctx.Err()
 		switch {
 		case c.life.Err() != nil:
@@ -58,7 +65,7 @@ func (c *Cache) replace(ctx context.Context, key string, load Loader, s *setting
 		v := judge(&a.Reply, s.grace)
 		switch {
 		case err != nil:
-			return nil, c.unstale(key, &a, err)
+			return nil, c.unstale(key, &before, err)
 		case v == unknown:
 			return nil, a.Err
 		case a.Won:
@@ -69,6 +76,9 @@ func (c *Cache) replace(ctx context.Context, key string, load Loader, s *setting
 				return b, err
 			}
 			// It was invalidated again, deleted or taken over since.
+		case v == fresh && c.cfg.Shared:
+			// It may be one that its filler is about to remove.
+			c.write(ctx, []Write{{Kind: Remove, Lease: a.Lease}})
 		case v == fresh:
 			// Filled since, under a lease that was won after the invalidation.
 			return nonNil(a.Value), nil
@@ -112,7 +122,7 @@ func lostRace(err error) bool { return errors.Is(err, ErrChanged) || errors.Is(e
 func (c *Cache) replaceBy(ctx context.Context, key string, a *answer, load Loader, s *settings) (b []byte, kept bool, err error) {
 	if !c.acquire() {
 		c.noteShed(key)
-		c.giveUp(key, a)
+		c.giveUp(a)
 		return nil, false, ErrOriginBusy
 	}
 	type result struct {
@@ -135,7 +145,7 @@ func (c *Cache) replaceBy(ctx context.Context, key string, a *answer, load Loade
 	})
 	if !ok {
 		<-c.slots
-		c.giveUp(key, a)
+		c.giveUp(a)
 		return nil, false, ErrClosed
 	}
 	select {
@@ -158,7 +168,7 @@ func (c *Cache) replaceBy(ctx context.Context, key string, a *answer, load Loade
 // why not.
 func (c *Cache) unstale(key string, a *answer, reason error) error {
 	if a.Err != nil || !a.Found || a.isStub() {
-		c.giveUp(key, a)
+		c.giveUp(a)
 		return reason
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -35,6 +35,10 @@ func (s shared) ReadLeased(ctx context.Context, reads []Read) []Reply {
 	var of []int // the place in replies of each ask
 	for i := range replies {
 		r := &replies[i]
+		if r.Found {
+			// There are no stubs here, so an empty value is one.
+			r.Flags = flagValue
+		}
 		if r.Err != nil || r.Found || reads[i].Lease <= 0 {
 			continue
 		}

@@ -24,7 +24,7 @@ type Read struct {
 	// Lease, if above 0, has a missing key leave a stub that stands for the
 	// lease and goes away by itself after so long.
 	Lease time.Duration
-	// A value with at most Grace+Early left is due. On a stand-in neither
+	// A value with less than Grace+Early left is due. On a stand-in neither
 	// counts, as values live shorter there.
 	Grace, Early time.Duration
 	// Reopen, if not zero, is a lease to be taken from its holder before the

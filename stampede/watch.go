@@ -13,9 +13,10 @@ type watch struct {
 	// n is the number of entries, to pass by the lock while there are none.
 	n atomic.Int64
 
-	// mu guards seen.
-	mu   sync.Mutex
-	seen map[string]*sighting
+	// mu guards seen and swept.
+	mu    sync.Mutex
+	seen  map[string]*sighting
+	swept time.Time
 }
 
 // A sighting is a lease in the state that it was first seen in.
@@ -36,7 +37,7 @@ func (w *watch) taken(lease Lease, now time.Time, limit time.Duration) (overdue 
 	defer w.mu.Unlock()
 	s := w.seen[lease.Key]
 	if s == nil {
-		if len(w.seen) >= maxWatched && !w.sweep(now.Add(-2*limit)) {
+		if len(w.seen) >= maxWatched && !w.sweep(now, 2*limit) {
 			return false
 		}
 		if w.seen == nil {
@@ -58,10 +59,15 @@ func (w *watch) taken(lease Lease, now time.Time, limit time.Duration) (overdue 
 	return true
 }
 
-// sweep removes what was not seen since, and tells whether there is room.
-func (w *watch) sweep(since time.Time) bool {
+// sweep removes what was not seen for age, and tells whether there is room. It
+// does so once a second, as it looks at everything.
+func (w *watch) sweep(now time.Time, age time.Duration) bool {
+	if now.Sub(w.swept) < time.Second {
+		return false
+	}
+	w.swept = now
 	for key, s := range w.seen {
-		if s.last.Before(since) {
+		if now.Sub(s.last) > age {
 			delete(w.seen, key)
 		}
 	}
