@@ -127,6 +127,7 @@ func (b *clientBench) experiments() []Experiment {
 		all = append(all, b.multis(callers))
 	}
 	all = append(all, b.large())
+	all = append(all, b.late())
 	all = append(all, b.allocs()...)
 	return append(all, b.idling())
 }

@@ -78,6 +78,9 @@ func besideRows() []Row {
 		}
 	}
 	of := func(contender string, r Row) Row { r.Contender = contender; return r }
+	late := func(which string, q Quantity) Row {
+		return Row{What: "how far past its deadline a caller returns, " + which, Experiment: "late", Quantity: q, LessIsBetter: true, Contender: nameRingside}
+	}
 	largeGomemcache := of(passing(nameGomemcache), row("gomemcache's small Gets while 1 MiB values pass: p99, to that without", "large", LatencyP99, true))
 	return []Row{
 		row("throughput, 1 goroutine", "get/1", Throughput, false),
@@ -89,5 +92,6 @@ func besideRows() []Row {
 			What: "1 MiB values that pass", Experiment: "large", Quantity: BesideThroughput, Baseline: passing(nameGomemcache),
 		}),
 		largeGomemcache,
+		late("median", LateP50), late("99 %", LateP99), late("99.9 %", LateP999), late("most", LateMax),
 	}
 }

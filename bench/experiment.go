@@ -26,6 +26,12 @@ const (
 	OpsPerWrite Quantity = "ops_per_write"
 	// BesideThroughput counts what a Load's Beside did meanwhile.
 	BesideThroughput Quantity = "beside_ops_per_second"
+	// LateP50 and the next three are quantiles, and the most, of how far past
+	// its deadline a caller returned.
+	LateP50  Quantity = "late_p50_ns"
+	LateP99  Quantity = "late_p99_ns"
+	LateP999 Quantity = "late_p999_ns"
+	LateMax  Quantity = "late_max_ns"
 	// GoroutinesPerNode and KiBPerNode are what an idle client holds. KiB
 	// are live heap and stacks.
 	GoroutinesPerNode Quantity = "goroutines_per_node"

@@ -33,6 +33,19 @@ func (l *latency) into(s Sample) {
 	s[LatencyP999] = float64(l.hist.ValueAtQuantile(99.9))
 }
 
+// late adds the quantiles of how far past their deadlines callers returned.
+func (l *latency) late(s Sample) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.hist.TotalCount() == 0 {
+		return
+	}
+	s[LateP50] = float64(l.hist.ValueAtQuantile(50))
+	s[LateP99] = float64(l.hist.ValueAtQuantile(99))
+	s[LateP999] = float64(l.hist.ValueAtQuantile(99.9))
+	s[LateMax] = float64(l.hist.Max())
+}
+
 // recorder is one caller's way into the histogram. It passes on many values
 // at a time: a histogram for each of 256 callers would not fit the cache, and
 // a lock for each value would be what is measured.

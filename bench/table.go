@@ -163,7 +163,7 @@ func valueString(x float64, q Quantity) string {
 			return threeDigits(x/1e3) + "k/s"
 		}
 		return threeDigits(x) + "/s"
-	case LatencyP50, LatencyP99, LatencyP999, CPUPerOp:
+	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, CPUPerOp:
 		if x >= 1e6 {
 			return threeDigits(x/1e6) + "ms"
 		}
