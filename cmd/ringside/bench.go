@@ -22,7 +22,7 @@ differ too much to tell, the table says so.`,
 		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchClient())
+	cmd.AddCommand(newBenchClient(), newBenchStampede(), newBenchStampedeWorker())
 	return cmd
 }
 
@@ -41,19 +41,30 @@ func (f *benchFlags) add(cmd *cobra.Command) {
 }
 
 // run runs a scenario and prints its report.
-func (f *benchFlags) run(cmd *cobra.Command, scenario func(bench.Options) (*bench.Report, error)) (err error) {
+func (f *benchFlags) run(cmd *cobra.Command, scenario func(bench.Options) (*bench.Report, error)) error {
 	f.complete(cmd)
+	return runBench(cmd, f.json, func() (benchReport, error) { return scenario(f.opts) })
+}
+
+// benchReport is what a scenario gives.
+type benchReport interface {
+	WriteTable(w io.Writer) error
+	WriteJSON(w io.Writer) error
+}
+
+// runBench runs a scenario, prints its report and keeps it in a file.
+func runBench(cmd *cobra.Command, path string, scenario func() (benchReport, error)) (err error) {
 	var out io.Writer
-	if f.json != "" {
+	if path != "" {
 		// Now, as nobody wants to hear of a typo after minutes.
-		file, err := os.OpenFile(f.json, os.O_CREATE|os.O_WRONLY, 0o644)
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
 		if err != nil {
 			return err
 		}
 		out = &truncating{File: file}
 		defer func() { err = errors.Join(err, file.Close()) }()
 	}
-	report, err := scenario(f.opts)
+	report, err := scenario()
 	if err != nil {
 		return benchError(err)
 	}
@@ -66,9 +77,16 @@ func (f *benchFlags) run(cmd *cobra.Command, scenario func(bench.Options) (*benc
 
 func (f *benchFlags) complete(cmd *cobra.Command) {
 	f.opts.Version = sidecar.Version
+	f.opts.Progress = benchProgress(cmd)
+}
+
+// benchProgress gives the terminal for a line that says what runs, if there is
+// one.
+func benchProgress(cmd *cobra.Command) io.Writer {
 	if file, ok := cmd.ErrOrStderr().(*os.File); ok && isTerminal(file) {
-		f.opts.Progress = file
+		return file
 	}
+	return nil
 }
 
 func benchError(err error) error {

@@ -1,0 +1,230 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// A StampedeReport is what [Stampede] measured.
+type StampedeReport struct {
+	Schema   string    `json:"schema"`
+	Scenario string    `json:"scenario"`
+	Date     time.Time `json:"date"`
+	// Took is how long it ran, in seconds.
+	Took     float64  `json:"took_seconds"`
+	Machine  Machine  `json:"machine"`
+	Versions Versions `json:"versions"`
+	Setting  []string `json:"setting"`
+	// Processes read through the cache.
+	Processes int `json:"processes"`
+	// Capacity is how many reads a second the fleet did in a closed loop, 0 if
+	// that was not measured. Rate is what the open loop offers.
+	Capacity float64 `json:"capacity_reads_per_second,omitempty"`
+	Rate     float64 `json:"offered_reads_per_second,omitempty"`
+	// Incomplete says why something is missing, empty if nothing is.
+	Incomplete string  `json:"incomplete,omitempty"`
+	Events     []Event `json:"events"`
+}
+
+// An Event is something that happens to a cache, and what each contender made
+// of it.
+type Event struct {
+	Name  string     `json:"name"`
+	About string     `json:"about"`
+	Rows  []EventRow `json:"rows"`
+	Runs  []EventRun `json:"runs"`
+}
+
+// An EventRow is a line of an event's table: a figure of every contender.
+type EventRow struct {
+	What   string `json:"what"`
+	Figure string `json:"figure"`
+	// Target is what ringside's figure is to be, nil where the row is there
+	// to be known.
+	Target *EventTarget `json:"target,omitempty"`
+	// Verdict is TargetReached, TargetMissed, NotMeasured or NoClaim.
+	Verdict Verdict `json:"verdict"`
+}
+
+// TargetMissed is the verdict on a figure of an event that is not what it is
+// to be.
+const TargetMissed Verdict = "target missed"
+
+// An EventTarget is a bound of a figure: exactly the value, or at most or at
+// least that.
+type EventTarget struct {
+	Bound string  `json:"bound"` // "=", "<=" or ">="
+	Value float64 `json:"value"`
+}
+
+func exactly(v float64) *EventTarget { return &EventTarget{"=", v} }
+func atMost(v float64) *EventTarget  { return &EventTarget{"<=", v} }
+func atLeast(v float64) *EventTarget { return &EventTarget{">=", v} }
+
+func (t *EventTarget) reached(v float64) bool {
+	const epsilon = 1e-9
+	switch t.Bound {
+	case "<=":
+		return v <= t.Value+epsilon
+	case ">=":
+		return v >= t.Value-epsilon
+	}
+	return math.Abs(v-t.Value) <= epsilon
+}
+
+func (t *EventTarget) String() string {
+	if t == nil {
+		return "-"
+	}
+	return t.Bound + " " + eventNumber(t.Value)
+}
+
+// An EventRun is one contender's part in an event. A figure that is not in it
+// was not measured.
+type EventRun struct {
+	Contender string               `json:"contender"`
+	Figures   map[string]float64   `json:"figures"`
+	Lists     map[string][]float64 `json:"lists,omitempty"`
+	// FailedReads counts by error.
+	FailedReads map[string]int `json:"failed_reads,omitempty"`
+	// Error says why the run did not come to its end.
+	Error string `json:"error,omitempty"`
+}
+
+func (r *EventRun) figure(name string, value float64) {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return // a division by nothing measured nothing
+	}
+	if r.Figures == nil {
+		r.Figures = map[string]float64{}
+	}
+	r.Figures[name] = value
+}
+
+func (r *EventRun) list(name string, values []float64) {
+	if r.Lists == nil {
+		r.Lists = map[string][]float64{}
+	}
+	r.Lists[name] = values
+}
+
+// of gives a contender's figure.
+func (e *Event) of(contender, name string) (float64, bool) {
+	for i := range e.Runs {
+		if e.Runs[i].Contender == contender {
+			v, ok := e.Runs[i].Figures[name]
+			return v, ok
+		}
+	}
+	return 0, false
+}
+
+// judge sets the verdict of every row.
+func (e *Event) judge() {
+	for i := range e.Rows {
+		row := &e.Rows[i]
+		v, measured := e.of(nameRingside, row.Figure)
+		switch {
+		case !measured:
+			row.Verdict = NotMeasured
+		case row.Target == nil:
+			row.Verdict = NoClaim
+		case row.Target.reached(v):
+			row.Verdict = TargetReached
+		default:
+			row.Verdict = TargetMissed
+		}
+	}
+}
+
+// WriteJSON writes the report with everything that was measured.
+func (r *StampedeReport) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	return e.Encode(r)
+}
+
+// Problems lists what went wrong on the way, a line each.
+func (r *StampedeReport) Problems() []string {
+	var list []string
+	if r.Incomplete != "" {
+		list = append(list, "incomplete: "+r.Incomplete)
+	}
+	for _, e := range r.Events {
+		for _, run := range e.Runs {
+			if run.Error != "" {
+				list = append(list, fmt.Sprintf("%s, %s: %s", e.Name, run.Contender, run.Error))
+			}
+		}
+	}
+	return list
+}
+
+// WriteTable prints the report for people.
+func (r *StampedeReport) WriteTable(w io.Writer) error {
+	var b strings.Builder
+	m, v := r.Machine, r.Versions
+	fmt.Fprintf(&b, "%s, %s, %s, took %v\n", r.Scenario, r.Date.Format(time.DateOnly), processes(r.Processes), seconds(r.Took).Round(time.Second))
+	fmt.Fprintf(&b, "%s, %d cores, %s, kernel %s, load %s before\n", m.CPU, m.Cores, m.OS, m.Kernel, m.Load)
+	fmt.Fprintf(&b, "ringside %s, memcached %s, %s\n", v.Ringside, v.Memcached, v.Go)
+	for _, s := range r.Setting {
+		fmt.Fprintf(&b, "%s\n", s)
+	}
+	for i := range r.Events {
+		r.Events[i].write(&b)
+	}
+	for i, problem := range r.Problems() {
+		if i == 0 {
+			b.WriteString("\nProblems\n")
+		}
+		fmt.Fprintf(&b, "  %s\n", oneLine(problem))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func processes(n int) string {
+	if n == 1 {
+		return "1 process"
+	}
+	return fmt.Sprintf("%d processes", n)
+}
+
+func (e *Event) write(w io.Writer) {
+	fmt.Fprintf(w, "\n%s: %s\n", e.Name, e.About)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "  target\tresult")
+	for _, name := range contenderNames {
+		fmt.Fprintf(t, "\t%s", name)
+	}
+	fmt.Fprintln(t, "\twhat")
+	for _, row := range e.Rows {
+		result := string(row.Verdict)
+		if row.Verdict == NoClaim {
+			result = "-"
+		}
+		fmt.Fprintf(t, "  %s\t%s", row.Target, result)
+		for _, name := range contenderNames {
+			text := "-"
+			if v, ok := e.of(name, row.Figure); ok {
+				text = eventNumber(v)
+			}
+			fmt.Fprintf(t, "\t%s", text)
+		}
+		fmt.Fprintf(t, "\t%s\n", row.What)
+	}
+	t.Flush()
+}
+
+// eventNumber prints a whole number as it is, since most figures are counts.
+func eventNumber(v float64) string {
+	if v == math.Trunc(v) && math.Abs(v) < 1e15 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return threeDigits(v)
+}
