@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // A drive is the reads of one worker, with what became of each.
@@ -22,7 +20,6 @@ type drive struct {
 type driveSample struct {
 	at, took time.Duration
 	hot      bool
-	failed   bool
 }
 
 // drive reads as the spec says and waits for every read to end.
@@ -55,7 +52,6 @@ func (w *fleetWorker) drive(ctx context.Context, spec driveSpec) (*driven, error
 			_, err := w.cache.read(ctx, names[key], ttl)
 			s.at, s.took, s.hot = at, time.Since(d.start)-at, key == 0
 			if err != nil {
-				s.failed = true
 				errs.add(err)
 			}
 		})
@@ -100,15 +96,8 @@ func onThisClock(unixNano int64) time.Time {
 	return now.Add(time.Duration(unixNano - now.UnixNano()))
 }
 
-// histogramUnit is what a worker's latencies are counted in.
-const histogramUnit = time.Microsecond
-
-func newMicroseconds() *hdrhistogram.Histogram {
-	return hdrhistogram.New(1, int64(maxLatency/histogramUnit), 3)
-}
-
-// collect sorts the reads of the last drive by the windows. Failed reads count
-// too: somebody waited for them.
+// collect gives the reads of the last drive. Failed ones count too: somebody
+// waited for them.
 func (w *fleetWorker) collect(spec collectSpec) (*collected, error) {
 	w.mu.Lock()
 	d := w.last
@@ -116,28 +105,14 @@ func (w *fleetWorker) collect(spec collectSpec) (*collected, error) {
 	if d == nil {
 		return nil, errors.New("there was no drive")
 	}
-	during, between := newMicroseconds(), newMicroseconds()
 	c := new(collected)
-	start := d.start.UnixNano()
-	i := 0
 	for _, s := range d.samples {
 		if spec.HotOnly && !s.hot {
 			continue
 		}
-		at := start + int64(s.at)
-		for i < len(spec.Windows) && at >= spec.Windows[i].To {
-			i++
-		}
-		h, slow := between, &c.SlowBetween
-		if i < len(spec.Windows) && spec.Windows[i].has(at) {
-			h, slow = during, &c.SlowDuring
-		}
-		h.RecordValue(int64(min(max(s.took, histogramUnit), maxLatency) / histogramUnit)) //nolint:errcheck // it is within the bounds
-		if s.took >= spec.Slow {
-			*slow++
-		}
+		c.At = append(c.At, d.start.Add(s.at).UnixMicro())
+		c.Took = append(c.Took, max(1, s.took.Microseconds()))
 	}
-	c.During, c.Between = during.Export(), between.Export()
 	return c, nil
 }
 

@@ -27,7 +27,7 @@ var holderEvent = stampedeEvent{
 
 const (
 	holderKeys        = 4 // of each kind, held by one process
-	holderRounds      = 3
+	holderRounds      = 2
 	holderRoundsNaive = 1
 	// holderRate is how often a second the stale values are read in all.
 	holderRate = 400
@@ -42,7 +42,8 @@ type holderRun struct {
 	run    *EventRun
 
 	mu                      sync.Mutex // guards what follows
-	failed, waited          int
+	failed                  int
+	waited                  float64
 	loads, takeover, served map[string][]float64 // by "missing" and "stale"
 }
 
@@ -78,7 +79,7 @@ func runHolder(ctx context.Context, b *stampedeBench, r *EventRun) error {
 		r.figure("missing_served_s", highest(h.served["missing"]))
 	}
 	r.figure("keys", float64(len(h.loads["missing"])+len(h.loads["stale"])))
-	r.figure("waited", float64(h.waited))
+	r.figure("waited", h.waited)
 	r.figure("failed", float64(h.failed))
 	return nil
 }
@@ -175,7 +176,7 @@ func (h *holderRun) readStale(ctx context.Context, keys keyspace, died time.Time
 	if err != nil {
 		return err
 	}
-	l, err := h.fleet.windowed(ctx, collectSpec{Slow: originDelay / 2})
+	reads, err := h.fleet.timedReads(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -185,7 +186,7 @@ func (h *holderRun) readStale(ctx context.Context, keys keyspace, died time.Time
 	if d.Failed > 0 {
 		h.run.FailedReads = d.Errors
 	}
-	h.waited += l.slowBetween
+	h.waited += slow(reads)
 	for _, key := range keys.names() {
 		h.count("stale", h.origin.of(key, died), start)
 	}

@@ -170,6 +170,13 @@ func (o *origin) fail(failing bool) {
 	o.failing = failing
 }
 
+// take has calls from now on take so long.
+func (o *origin) take(delay time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.delay = delay
+}
+
 // hang has the next call of key take so long.
 func (o *origin) hang(key string, d time.Duration) {
 	o.mu.Lock()

@@ -128,8 +128,8 @@ func TestPerInvalidation(t *testing.T) {
 		t.Error(diff)
 	}
 	fill := fillTime.Milliseconds()
-	want := []window{{at(1000).UnixNano(), at(1230 + int(fill)).UnixNano()}, {at(3000).UnixNano(), at(3201 + int(fill)).UnixNano()}}
-	if diff := cmp.Diff(want, windows); diff != "" {
+	want := []window{{at(1000), at(1230 + int(fill))}, {at(3000), at(3201 + int(fill))}}
+	if diff := cmp.Diff(want, windows, cmp.AllowUnexported(window{})); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]float64{2, 0, 1}, perSecond(calls, at(1000), at(4000))); diff != "" {

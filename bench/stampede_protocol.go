@@ -3,8 +3,6 @@ package bench
 import (
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
-
 	"github.com/ringside-cache/ringside/stampede"
 )
 
@@ -75,27 +73,16 @@ type driven struct {
 	Errors map[string]int `json:",omitempty"`
 }
 
-// A window is a stretch of time, in Unix nanoseconds.
-type window struct{ From, To int64 }
-
-func (w window) has(at int64) bool { return at >= w.From && at < w.To }
-
-// collectSpec asks for latencies of the last drive, by when a read was to
-// start.
+// collectSpec asks for the reads of the last drive.
 type collectSpec struct {
-	Windows []window
 	// HotOnly leaves the other keys out.
 	HotOnly bool
-	// Slow is from when on a read counts as one that waited.
-	Slow time.Duration
 }
 
-// collected are latencies in microseconds.
+// collected are reads, in the order in which they were to start.
 type collected struct {
-	// During the windows, and Between them.
-	During, Between *hdrhistogram.Snapshot
-	// Slow reads during the windows and between.
-	SlowDuring, SlowBetween int
+	At   []int64 // Unix time in microseconds
+	Took []int64 // microseconds
 }
 
 // fetchSpec has callers read one key at the same moment.

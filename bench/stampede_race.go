@@ -28,7 +28,7 @@ const (
 	raceRounds = 100_000
 	// raceLimit is how long the rounds may take; for the others it is raceNaive.
 	raceLimit = 45 * time.Second
-	raceNaive = 5 * time.Second
+	raceNaive = 4 * time.Second
 	raceKills = 4
 	// In each process.
 	raceWriters = 4
