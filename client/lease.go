@@ -19,6 +19,9 @@ var _ stampede.Store = (*Client)(nil)
 // ReadLeased reads keys and asks for their leases, one round trip to each
 // node. See stampede.Store.
 func (c *Client) ReadLeased(ctx context.Context, reads []stampede.Read) []stampede.Reply {
+	if len(reads) == 1 && reads[0].Reopen.CAS == 0 {
+		return []stampede.Reply{c.readOneLeased(ctx, &reads[0])}
+	}
 	var b Batch
 	b.ops = make([]op, 0, len(reads))
 	b.nodes = make([]*node, 0, len(reads))
@@ -32,8 +35,7 @@ func (c *Client) ReadLeased(ctx context.Context, reads []stampede.Read) []stampe
 			o.exptime = relative(r.ReopenStub)
 		}
 		o, place := b.add()
-		o.kind, o.key = opLeased, r.Key
-		o.exptime, o.delta = relative(r.Lease), uint64(relative(r.Grace+r.Early))
+		o.readLeased(r)
 		places[i] = place
 	}
 	c.Do(ctx, &b) //nolint:errcheck // each has its own
@@ -42,6 +44,25 @@ func (c *Client) ReadLeased(ctx context.Context, reads []stampede.Read) []stampe
 		replies[i] = b.leasedReply(place)
 	}
 	return replies
+}
+
+// readOneLeased is a single read without what a Batch needs.
+func (c *Client) readOneLeased(ctx context.Context, r *stampede.Read) stampede.Reply {
+	ca := newCall(1)
+	o := &ca.one[0]
+	o.readLeased(r)
+	if err := c.do(ctx, ca); err != nil {
+		return stampede.Reply{Err: leaseError(err)}
+	}
+	reply := o.leasedReply(r.Key, ca.node, ca.generation)
+	ca.release()
+	return reply
+}
+
+// readLeased makes the op a leased read.
+func (o *op) readLeased(r *stampede.Read) {
+	o.kind, o.key = opLeased, r.Key
+	o.exptime, o.delta = relative(r.Lease), uint64(relative(r.Grace+r.Early))
 }
 
 // leased adds an op on the item that a lease names. Where it would go to
@@ -58,13 +79,17 @@ func (b *Batch) leasedReply(i int) stampede.Reply {
 	if o.err != nil {
 		return stampede.Reply{Err: leaseError(o.err), StandIn: o.capTTL != 0}
 	}
+	return o.leasedReply(o.key, b.nodes[i], b.generations[i])
+}
+
+func (o *op) leasedReply(key string, n *node, generation uint64) stampede.Reply {
 	r := stampede.Reply{
 		Found: o.reply == memcached.MetaValue, StandIn: o.capTTL != 0,
 		Won: o.lease&leaseWon != 0, Taken: o.lease&leaseTaken != 0, Stale: o.lease&leaseStale != 0,
 	}
 	if r.Found {
 		r.Value, r.Flags, r.Left = o.got, o.gotFlags, time.Duration(o.left)*time.Second
-		r.Lease = stampede.Lease{Key: o.key, CAS: o.gotCAS, Node: b.nodes[i].Name, Generation: b.generations[i]}
+		r.Lease = stampede.Lease{Key: key, CAS: o.gotCAS, Node: n.Name, Generation: generation}
 	}
 	return r
 }
@@ -189,13 +214,13 @@ func (c *conn) giveUpLeases(ca *call) {
 		back := newCall(1)
 		b := &back.one[0]
 		b.kind, b.key, b.cas, b.hasCAS = opGiveBack, o.key, o.gotCAS, true
-		if !o.hit() {
-			b.kind = opDelete // a stub
+		if o.isStub() {
+			b.kind = opDelete
 		}
 		back.state.Store(callAbandoned)
-		if c.node.admit(back) != nil {
-			return
-		}
+		// It is let through whatever is in flight.
+		back.cost = 0
+		c.node.inFlight.Add(1)
 		if c.submit(back) != nil {
 			c.node.settled(back)
 			return

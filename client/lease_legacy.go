@@ -149,6 +149,22 @@ func (l *legacy) leasedReads(ops []op) int {
 	return n
 }
 
+// giveUpLeases ends the leases that came, with the first n ops, when their
+// caller had left.
+func (l *legacy) giveUpLeases(ca *call, n int) {
+	for i := range ca.ops[:n] {
+		o := &ca.ops[i]
+		if o.kind != opLeased || o.err != nil || o.lease&leaseWon == 0 {
+			continue
+		}
+		back := op{kind: opGiveBack, key: o.key, hasCAS: true, cas: o.gotCAS, generation: ca.generation, fromName: l.node.Name}
+		if o.isStub() {
+			back.kind = opDelete
+		}
+		l.leased(&back) //nolint:errcheck // it ends by its deadline else
+	}
+}
+
 // casTries bounds how often a change is tried that others are faster with.
 const casTries = 8
 
@@ -234,8 +250,14 @@ func (l *legacy) change(o *op, s seen) error {
 // remove deletes an item that was seen, by way of an empty one: there is no
 // delete that compares.
 func (l *legacy) remove(key string, s seen) error {
-	e := envelope{}
-	if err := l.replaceSeen(key, s, e.append(nil), envelopeFlags, 1); err != nil {
+	var err error
+	if _, ok := parseEnvelope(s); ok {
+		e := envelope{}
+		err = l.replaceSeen(key, s, e.append(nil), envelopeFlags, 1)
+	} else { // classic clients read it: it has to be gone at once
+		err = l.replaceSeen(key, s, nil, 0, -1)
+	}
+	if err != nil {
 		return err
 	}
 	if err := l.mc.Delete(key); err != nil && !errors.Is(err, ErrCacheMiss) {

@@ -141,6 +141,7 @@ func (l *legacy) run(ca *call) {
 			// What its caller no longer waits for must not be done late.
 			if ca.state.Load() == callAbandoned || l.node.client.life.Err() != nil {
 				l.node.settled(ca)
+				l.giveUpLeases(ca, i)
 				ca.fail(fmt.Errorf("%w: %w", errUnsent, ErrClosed))
 				return
 			}
@@ -159,7 +160,9 @@ func (l *legacy) run(ca *call) {
 			}
 			ca.delivered.Store(int32(i))
 		}
-		ca.finish()
+		if ca.finish() {
+			l.giveUpLeases(ca, len(ca.ops))
+		}
 	})
 }
 
@@ -388,6 +391,9 @@ func legacyError(err error) error {
 		return lost(err)
 	case strings.Contains(text, "client error"), strings.Contains(text, "CLIENT_ERROR"):
 		return fmt.Errorf("%w: %w", ErrClientError, err)
+	case strings.Contains(text, "unexpected"), strings.Contains(text, "corrupt"):
+		// The text has what was read in it, and that may be a key.
+		return desynchronised("a reply that is none")
 	}
 	return fmt.Errorf("%w: %w", ErrServerError, err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/ringside-cache/ringside/proto/memcached"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 // Get reads a key. It returns ErrCacheMiss when the key is not there.
@@ -62,10 +63,17 @@ func (c *Client) GetInto(ctx context.Context, key string, buf []byte) ([]byte, u
 }
 
 // hit tells whether a read found a value. An empty item with a mark of a
-// lease and without flags is a stub, or a stale stub: no value.
+// lease and without flags is a stub, or a stale stub: no value. Nor is what a
+// stampede.Cache left to say that there is none.
 func (o *op) hit() bool {
-	return o.reply == memcached.MetaValue && (len(o.got) > 0 || o.lease == 0 || o.gotFlags != 0)
+	if stampede.IsMarker(o.gotFlags) {
+		return false
+	}
+	return o.reply == memcached.MetaValue && (o.lease == 0 || !o.isStub())
 }
+
+// isStub tells that what was read is a lease without a value.
+func (o *op) isStub() bool { return len(o.got) == 0 && o.gotFlags == 0 }
 
 // giveBack returns the lease that memcached hands to any reader of a stale
 // item, so that it goes to somebody who refills. It waits for nothing.

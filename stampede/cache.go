@@ -29,6 +29,7 @@ type Cache struct {
 	counters counters
 	watch    watch
 	cost     cost
+	shortest shortest
 	// slots has a place for each load that is running.
 	slots chan struct{}
 
@@ -42,6 +43,9 @@ type Cache struct {
 	closed  bool
 	flights map[flightKey]*flight
 	work    sync.WaitGroup // goroutines that hold leases
+	// calls is read-locked by each call. Close locks it: whoever enters later
+	// finds the Cache closed. calls -> mu.
+	calls   sync.RWMutex
 	loaders sync.WaitGroup // goroutines that run a caller's loader
 }
 
@@ -77,10 +81,13 @@ const closeGrace = time.Second
 // when its context ends is waited for no longer than a second. The Store stays
 // open; close it after.
 func (c *Cache) Close() error {
+	c.end()
+	c.calls.Lock() // those who are in the middle of a read end their leases
+	//lint:ignore SA2001 to have waited is enough
+	c.calls.Unlock()
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
-	c.end()
 	c.work.Wait()
 	done := make(chan struct{})
 	go func() {
@@ -95,6 +102,18 @@ func (c *Cache) Close() error {
 	}
 	return nil
 }
+
+// enter begins a call, unless the Cache is closed; leave ends it.
+func (c *Cache) enter() bool {
+	c.calls.RLock()
+	if c.life.Err() != nil {
+		c.calls.RUnlock()
+		return false
+	}
+	return true
+}
+
+func (c *Cache) leave() { c.calls.RUnlock() }
 
 // spawn runs f on a goroutine that Close waits for. It gives false after
 // Close.
@@ -117,9 +136,10 @@ func (c *Cache) spawn(f func()) bool {
 // ErrLoadPanicked, ErrOriginBusy, ErrBadKey, ErrClosed, or the context's. That
 // the cache can not be reached is no error: load is run within MaxLoads.
 func (c *Cache) Fetch(ctx context.Context, key string, load Loader, options ...Option) ([]byte, error) {
-	if c.life.Err() != nil {
+	if !c.enter() {
 		return nil, ErrClosed
 	}
+	defer c.leave()
 	s := c.settings(options)
 	a := c.readOne(ctx, key, &s)
 	if b, err, ok := c.answer(ctx, key, &a, load, &s); ok {
@@ -148,11 +168,14 @@ func (c *Cache) readOne(ctx context.Context, key string, s *settings) answer {
 // readFor makes the Read of a key. While MaxLoads loads are running no lease
 // is asked for, as it could not be used.
 func (c *Cache) readFor(key string, s *settings) (r Read, asked bool) {
-	if len(c.slots) == cap(c.slots) {
+	if c.busy() {
 		return Read{Key: key}, false
 	}
 	return Read{Key: key, Lease: c.cfg.stub(), Grace: s.grace, Early: c.early(s.ttl)}, true
 }
+
+// busy tells that no load could begin.
+func (c *Cache) busy() bool { return len(c.slots) == cap(c.slots) }
 
 // early draws how early a value is due: XFetch of Vattani, Chierichetti and
 // Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
@@ -166,7 +189,7 @@ func (c *Cache) early(ttl time.Duration) time.Duration {
 		return 0
 	}
 	e := cost*c.cfg.EarlyRefresh*rand.ExpFloat64() + rand.Float64()
-	return time.Duration(min(e, ttl.Seconds()/4)) * time.Second
+	return time.Duration(min(e, c.shortest.of(ttl).Seconds()/4)) * time.Second
 }
 
 // answer serves what a reply has, if it has what the caller wants, and sees to
@@ -200,7 +223,7 @@ func (c *Cache) upkeep(ctx context.Context, key string, a *answer, v verdict, lo
 	case a.Won:
 		c.refill(ctx, key, a, v, load, s)
 	case a.Taken && v == stale:
-		if !c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
+		if c.busy() || !c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
 			return
 		}
 		lease, s := a.Lease, *s
@@ -220,7 +243,8 @@ func (c *Cache) upkeep(ctx context.Context, key string, a *answer, v verdict, lo
 func (c *Cache) keep(a *answer, s *settings) {
 	won := *a
 	ok := !a.StandIn && c.spawn(func() {
-		c.wait(context.Background(), won.Left-s.grace)
+		// Until less than Grace is left, in whole seconds.
+		c.wait(context.Background(), won.Left-s.grace+time.Second)
 		c.giveUp(&won)
 	})
 	if !ok {
@@ -253,8 +277,13 @@ func (c *Cache) refill(ctx context.Context, key string, a *answer, v verdict, lo
 
 // giveUp ends a lease that was won and is not used.
 func (c *Cache) giveUp(a *answer) {
-	if a.Won {
-		c.release([]Reply{a.Reply})
+	if !a.Won {
+		return
+	}
+	// Nobody has to wait for it.
+	won := []Reply{a.Reply}
+	if !c.spawn(func() { c.release(won) }) {
+		c.release(won)
 	}
 }
 
@@ -287,6 +316,10 @@ func (c *Cache) write(ctx context.Context, writes []Write) []Result {
 // before does not land after. Without grace the key is deleted. ErrOwnerDown
 // tells that only a stand-in knows.
 func (c *Cache) Invalidate(ctx context.Context, key string) error {
+	if !c.enter() {
+		return ErrClosed
+	}
+	defer c.leave()
 	s := c.settings(nil)
 	return c.change(ctx, key, c.invalidation(key, &s))
 }
@@ -294,6 +327,10 @@ func (c *Cache) Invalidate(ctx context.Context, key string) error {
 // Delete removes key: the next reader has to wait for a load. A load that
 // began before does not land after.
 func (c *Cache) Delete(ctx context.Context, key string) error {
+	if !c.enter() {
+		return ErrClosed
+	}
+	defer c.leave()
 	return c.change(ctx, key, Write{Kind: Delete, Key: key})
 }
 
@@ -308,12 +345,6 @@ func (c *Cache) invalidation(key string, s *settings) Write {
 // forgotten after the answer: one that begins meanwhile may read the old
 // value, and nobody who comes later shall get that.
 func (c *Cache) change(ctx context.Context, key string, w Write) error {
-	c.mu.Lock()
-	closed := c.closed
-	c.mu.Unlock()
-	if closed {
-		return ErrClosed
-	}
 	err := c.store.WriteLeased(ctx, []Write{w})[0].Err
 	c.forget(key)
 	return err

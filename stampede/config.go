@@ -37,8 +37,9 @@ type Config struct {
 	Jitter float64
 	// EarlyRefresh scales how early before its expiry a value is refreshed:
 	// the more, the longer recent loads took, at random, so that mostly a
-	// single reader does it. Default 1, which is XFetch's optimum; at most
-	// TTL/4 early. Below 0: never.
+	// single reader does it. Default 1, which is XFetch's optimum; at most a
+	// quarter of the TTL early, or of the shortest that a loader has set of
+	// late. Below 0: never.
 	EarlyRefresh float64
 	// NotFoundTTL is how long ErrNotFound from a loader is cached. Default
 	// ErrorTTL, up to TTL.
@@ -142,8 +143,9 @@ type settings struct {
 // TTL sets how long the value of this call is fresh, 1 s at least.
 func TTL(d time.Duration) Option { return func(s *settings) { s.ttl = d } }
 
-// Fresh has Fetch wait for a refill instead of serving a value that is due or
-// invalidated.
+// Fresh has Fetch and FetchMulti wait for a refill instead of serving a value
+// that is due or invalidated. Where the refill fails, can not begin, or takes
+// longer than LoadTimeout that value is served all the same.
 func Fresh() Option { return func(s *settings) { s.fresh = true } }
 
 func (c *Cache) settings(options []Option) settings {

@@ -70,8 +70,8 @@ type MultiError struct {
 	Total int
 }
 
-// Error tells how many keys failed and each different reason once. It names
-// no key, since keys carry user ids.
+// Error tells how many keys failed and up to three different reasons. It names
+// no key, since keys carry user ids; the reasons may.
 func (e *MultiError) Error() string {
 	count := make(map[string]int)
 	for _, err := range e.Errors {
@@ -82,6 +82,10 @@ func (e *MultiError) Error() string {
 		reasons = append(reasons, fmt.Sprintf("%d: %s", n, text))
 	}
 	slices.Sort(reasons)
+	const most = 3
+	if more := len(reasons) - most; more > 0 {
+		reasons = append(reasons[:most], fmt.Sprintf("and %d other reasons", more))
+	}
 	return fmt.Sprintf("stampede: %d of %d keys failed; %s", len(e.Errors), e.Total, strings.Join(reasons, "; "))
 }
 

@@ -1,6 +1,7 @@
 package stampede
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -16,13 +17,14 @@ import (
 type flight struct {
 	key  flightKey
 	done chan struct{}
-	// won wakes a flight that waits: there is an offer, or nobody waits.
+	// wake wakes a flight that waits: there is an offer, or nobody waits.
 	wake chan struct{}
 
 	// What follows is guarded by Cache.mu, but value and err, which are
 	// written before done is closed.
 	waiters int
-	offer   *answer // with a lease that a caller has won
+	joins   int      // callers that ever joined
+	offers  []answer // with leases that callers have won
 	loading bool
 	lease   Lease // that it loads under, zero without
 	value   []byte
@@ -60,17 +62,20 @@ func (c *Cache) join(ctx context.Context, key string, a answer, load Loader, s *
 		set := *s
 		c.work.Go(func() { c.fly(context.WithoutCancel(ctx), f, a, load, &set) })
 	case a.Won:
-		// One that was offered before is void: this one was won after it.
-		f.offer = &a
+		f.offers = append(f.offers, a)
 		f.signal()
 	}
 	f.waiters++
+	f.joins++
 	c.mu.Unlock()
 
 	select {
 	case <-f.done:
 		if joined || a.Taken {
 			c.noteWaited(key, began, f.err)
+		}
+		if joined { // each caller may write into its own
+			return bytes.Clone(f.value), f.err
 		}
 		return f.value, f.err
 	case <-ctx.Done():
@@ -119,13 +124,13 @@ func (c *Cache) land(f *flight, value []byte, err error) {
 	if c.flights[f.key] == f {
 		delete(c.flights, f.key)
 	}
-	unused := f.offer
-	f.offer = nil
+	unused := f.offers
+	f.offers = nil
 	f.value, f.err = value, err
 	close(f.done)
 	c.mu.Unlock()
-	if unused != nil {
-		c.giveUp(unused)
+	for i := range unused {
+		c.giveUp(&unused[i])
 	}
 }
 
@@ -140,11 +145,27 @@ func (c *Cache) loads(f *flight, lease Lease) {
 // once this one has it or there is none to be had.
 func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *settings) {
 	key := f.key.key
+	joins := c.joinsOf(f)
+	began := time.Now()
 	for delay := minPoll; ; {
 		if c.life.Err() != nil {
 			c.giveUp(&a)
 			c.land(f, nil, ErrClosed)
 			return
+		}
+		if now := c.joinsOf(f); now != joins && !a.Won {
+			// Somebody joined while this was read: for them it may be too old.
+			joins = now
+			if offer := c.offered(f); offer != nil {
+				a = *offer
+			} else {
+				a = c.readOne(ctx, key, s)
+			}
+			continue
+		}
+		if a.Won {
+			c.offer(f, a)
+			a = *c.offered(f)
 		}
 		b, err, ok := c.answer(ctx, key, &a, load, s)
 		v := judge(&a.Reply, s.grace)
@@ -156,14 +177,24 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 			c.loads(f, a.Lease)
 			c.noteWon(key, false)
 			b, err := c.loadAndFill(ctx, key, &a.Reply, v, load, s)
+			if err != nil && v == stale && !errors.Is(err, ErrNotFound) && c.life.Err() == nil {
+				// A fresh one was asked for, and is not to be had.
+				c.noteHit(key, v)
+				b, err = nonNil(a.Value), nil
+			}
 			c.land(f, b, err)
+			return
+		case v == stale && time.Since(began) > c.cfg.LoadTimeout:
+			// The load of another has failed, or its holder is dead.
+			c.noteHit(key, v)
+			c.land(f, nonNil(a.Value), nil)
 			return
 		case v != unknown && a.Taken:
 			stub := time.Duration(0)
 			if a.isStub() {
 				stub = c.cfg.stub()
 			}
-			if c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
+			if !c.busy() && c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
 				a = c.takeOver(ctx, key, a.Lease, stub, s)
 				continue
 			}
@@ -175,7 +206,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 				return
 			}
 			delay = min(2*delay, maxPoll)
-		case v == missing && !a.asked && len(c.slots) < cap(c.slots):
+		case v == missing && !a.asked && !c.busy():
 			// It was not asked for a lease, as all slots were in use.
 		default:
 			// No lease is to be had, and what is loaded is not kept.
@@ -197,11 +228,45 @@ func (c *Cache) pause(f *flight, d time.Duration) *answer {
 	case <-f.wake:
 	case <-c.life.Done():
 	}
+	return c.offered(f)
+}
+
+// offer adds a lease to those of a flight.
+func (c *Cache) offer(f *flight, a answer) {
+	c.mu.Lock()
+	f.offers = append(f.offers, a)
+	c.mu.Unlock()
+}
+
+// offered takes the newest of the leases that were offered, and gives the
+// others up: they were won one after the other, and offered in any order.
+func (c *Cache) offered(f *flight) *answer {
+	c.mu.Lock()
+	offers := f.offers
+	f.offers = nil
+	c.mu.Unlock()
+	if len(offers) == 0 {
+		return nil
+	}
+	best := 0
+	for i := range offers {
+		if offers[i].Lease.CAS > offers[best].Lease.CAS {
+			best = i
+		}
+	}
+	for i := range offers {
+		if i != best {
+			c.giveUp(&offers[i])
+		}
+	}
+	return &offers[best]
+}
+
+// joinsOf is how many callers have joined so far.
+func (c *Cache) joinsOf(f *flight) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	offer := f.offer
-	f.offer = nil
-	return offer
+	return f.joins
 }
 
 var errDeserted = errors.New("stampede: nobody waits any more")
@@ -209,7 +274,7 @@ var errDeserted = errors.New("stampede: nobody waits any more")
 // deserted ends a flight that only waits and for which nobody waits.
 func (c *Cache) deserted(f *flight) bool {
 	c.mu.Lock()
-	if f.waiters > 0 || f.offer != nil {
+	if f.waiters > 0 || len(f.offers) > 0 {
 		c.mu.Unlock()
 		return false
 	}

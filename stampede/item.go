@@ -76,6 +76,12 @@ func value(due bool) verdict {
 // isStub tells that the item is a lease without a value.
 func (r *Reply) isStub() bool { return len(r.Value) == 0 && r.Flags&flagMask != flagBase }
 
+// IsMarker tells by an item's client flags that it is no value, but tells that
+// there is none: for those who read keys of a Cache without one.
+func IsMarker(flags uint32) bool {
+	return flags == flagNotFound || flags == flagFailed || flags == flagUncachable
+}
+
 // has tells whether there is a value to be served.
 func (v verdict) has() bool { return v == fresh || v == stale }
 
@@ -86,7 +92,7 @@ func remoteFailure(r *Reply) error { return fmt.Errorf("%w: %s", ErrLoadFailed, 
 func failureText(err error) []byte {
 	const limit = 200
 	text, _, _ := strings.Cut(err.Error(), "\n") // a panic's stack follows
-	return []byte(text[:min(len(text), limit)])
+	return []byte(strings.ToValidUTF8(text[:min(len(text), limit)], ""))
 }
 
 // nonNil is the value as callers get it.

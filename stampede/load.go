@@ -97,7 +97,11 @@ func run[T any](ctx context.Context, c *Cache, keys int, load func(context.Conte
 		defer func() {
 			// A loader may also end its goroutine, as a failed test does.
 			if p := recover(); p != nil {
-				r.err = fmt.Errorf("%w: %v\n%s", ErrLoadPanicked, p, debug.Stack())
+				if err, ok := p.(error); ok {
+					r.err = fmt.Errorf("%w: %w\n%s", ErrLoadPanicked, err, debug.Stack())
+				} else {
+					r.err = fmt.Errorf("%w: %v\n%s", ErrLoadPanicked, p, debug.Stack())
+				}
 			}
 			<-c.slots // before anybody hears of it and wants the next
 			done <- r
@@ -212,6 +216,7 @@ func (c *Cache) ending(won *Reply, v verdict, o *outcome, s *settings) (w Write,
 	ttl := s.ttl
 	if o.ttl != 0 {
 		ttl = min(o.ttl, maxTime-s.grace)
+		c.shortest.add(ttl, time.Now(), c.cfg.TTL)
 	}
 	if c.cfg.Jitter > 0 {
 		ttl = max(time.Second, ttl-time.Duration(rand.Float64()*c.cfg.Jitter*float64(ttl)))
@@ -255,3 +260,37 @@ func (c *cost) add(took time.Duration) {
 }
 
 func (c *cost) seconds() float64 { return math.Float64frombits(c.bits.Load()) }
+
+// shortest is the shortest TTL that loaders have set of late: what is stored
+// with less than was drawn for early refresh would be due at birth.
+type shortest struct {
+	now atomic.Int64 // 0 for none
+
+	mu    sync.Mutex // guards since and next
+	since time.Time
+	next  time.Duration
+}
+
+// add notes a TTL. One is forgotten after one to two windows.
+func (s *shortest) add(ttl time.Duration, at time.Time, window time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.Sub(s.since) > window {
+		s.now.Store(int64(s.next))
+		s.since, s.next = at, 0
+	}
+	if s.next == 0 || ttl < s.next {
+		s.next = ttl
+	}
+	if now := s.now.Load(); now == 0 || int64(ttl) < now {
+		s.now.Store(int64(ttl))
+	}
+}
+
+// of is ttl, or the shortest of late where that is less.
+func (s *shortest) of(ttl time.Duration) time.Duration {
+	if now := time.Duration(s.now.Load()); now != 0 && now < ttl {
+		return now
+	}
+	return ttl
+}

@@ -26,6 +26,11 @@ func (c *Cache) FetchMulti(ctx context.Context, keys []string, load MultiLoader,
 	slices.SortFunc(m.pending, func(a, b waitingKey) int { return cmp.Compare(a.key, b.key) })
 	m.pending = slices.CompactFunc(m.pending, func(a, b waitingKey) bool { return a.key == b.key })
 	m.total = len(m.pending)
+	if !c.enter() {
+		m.ended(ErrClosed)
+	} else {
+		defer c.leave()
+	}
 	for delay := minPoll; len(m.pending) > 0; {
 		if m.round(ctx) {
 			delay = minPoll
@@ -122,6 +127,13 @@ func (m *multi) round(ctx context.Context) bool {
 		}
 	}
 	replies := c.store.ReadLeased(ctx, reads)
+	if err := ctx.Err(); err != nil {
+		for i := range replies {
+			c.giveUp(&answer{Reply: replies[i]})
+		}
+		m.ended(err)
+		return false
+	}
 	var due, wanted batch
 	var waiting []waitingKey
 	for i, w := range m.pending {
@@ -143,10 +155,14 @@ func (m *multi) round(ctx context.Context) bool {
 			m.upkeep(&due, w.key, &a, v)
 		case v == unknown && errors.Is(a.Err, ErrBadKey):
 			m.fail(w.key, a.Err)
+		case v == stale && !a.Won && time.Since(m.began) > c.cfg.LoadTimeout:
+			// The load of another has failed, or its holder is dead.
+			c.noteHit(w.key, v)
+			m.values[w.key] = nonNil(a.Value)
 		case !a.Won && a.Taken:
 			w.waited = true
 			w.reopen, w.stub = Lease{}, 0
-			if c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
+			if !c.busy() && c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
 				w.reopen = a.Lease
 				if a.isStub() {
 					w.stub = c.cfg.stub()
@@ -154,7 +170,7 @@ func (m *multi) round(ctx context.Context) bool {
 			}
 			waiting = append(waiting, w)
 			continue
-		case v == missing && !a.Won && !a.asked && len(c.slots) < cap(c.slots):
+		case v == missing && !a.Won && !a.asked && !c.busy():
 			// It was not asked for a lease, as all slots were in use.
 			waiting = append(waiting, w)
 			continue
@@ -187,7 +203,7 @@ func (m *multi) upkeep(due *batch, key string, a *answer, v verdict) {
 		c.noteWon(key, v == fresh)
 		due.add(a, key, v)
 	case a.Taken && v == stale:
-		if c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
+		if !c.busy() && c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
 			// Served already. The one who reads it next may load it.
 			lease := a.Lease
 			c.spawn(func() {
@@ -232,6 +248,10 @@ func (m *multi) fetch(ctx context.Context, wanted *batch) {
 			switch o := &outcomes[i]; {
 			case o.err == nil:
 				m.values[key] = o.value
+			case wanted.verdicts[i] == stale && !errors.Is(o.err, ErrNotFound):
+				// A fresh one was asked for, and is not to be had.
+				c.noteHit(key, stale)
+				m.values[key] = nonNil(wanted.won[i].Value)
 			case !errors.Is(o.err, ErrNotFound):
 				m.fail(key, o.err)
 			}

@@ -21,13 +21,25 @@ const refreshLoads = 5
 // errors the old value is marked stale at best, and may be served until it is
 // refilled.
 func (c *Cache) Refresh(ctx context.Context, key string, load Loader, options ...Option) ([]byte, error) {
-	s := c.settings(options)
-	err := c.change(ctx, key, c.invalidation(key, &s))
-	down := errors.Is(err, ErrOwnerDown)
-	if err != nil && !down {
-		return nil, err
+	if !c.enter() {
+		return nil, ErrClosed
 	}
-	b, err := c.replace(ctx, key, load, &s)
+	defer c.leave()
+	s := c.settings(options)
+	var b []byte
+	var down bool
+	err := errMoved
+	for tries := 0; errors.Is(err, errMoved); tries++ {
+		if tries == refreshLoads {
+			return nil, ErrStillStale
+		}
+		err = c.change(ctx, key, c.invalidation(key, &s))
+		down = errors.Is(err, ErrOwnerDown)
+		if err != nil && !down {
+			return nil, err
+		}
+		b, err = c.replace(ctx, key, load, &s, down)
+	}
 	switch {
 	case down && err == nil:
 		err = ErrOwnerDown
@@ -37,11 +49,14 @@ func (c *Cache) Refresh(ctx context.Context, key string, load Loader, options ..
 	return b, err
 }
 
+// errMoved: the node that answered is not the one that was told of the change.
+var errMoved = errors.New("stampede: the key has moved to another node")
+
 // replace takes the lease of an item that was just invalidated, from whoever
 // has it, and fills. Once it has held a lease itself it leaves that of others
 // alone: it is newer, and two that refresh would take it from one another for
 // ever.
-func (c *Cache) replace(ctx context.Context, key string, load Loader, s *settings) ([]byte, error) {
+func (c *Cache) replace(ctx context.Context, key string, load Loader, s *settings, standIn bool) ([]byte, error) {
 	var reopen Read
 	var before answer
 	loads, delay := 0, minPoll
@@ -68,6 +83,9 @@ func (c *Cache) replace(ctx context.Context, key string, load Loader, s *setting
 			return nil, c.unstale(key, &before, err)
 		case v == unknown:
 			return nil, a.Err
+		case a.StandIn != standIn:
+			c.giveUp(&a)
+			return nil, errMoved
 		case a.Won:
 			loads++
 			c.noteWon(key, false)
@@ -153,8 +171,10 @@ func (c *Cache) replaceBy(ctx context.Context, key string, a *answer, load Loade
 		switch {
 		case r.o.err != nil && !errors.Is(r.o.err, ErrNotFound):
 			return nil, false, r.o.err
+		case r.store == nil && r.o.err != nil:
+			return nil, true, r.o.err // ErrNotFound
 		case r.store == nil, errors.Is(r.store, ErrTooLarge):
-			return r.o.value, true, r.o.err
+			return r.o.value, true, nil
 		case lostRace(r.store), errors.Is(r.store, ErrUnbound):
 			return nil, false, nil
 		}
@@ -171,9 +191,7 @@ func (c *Cache) unstale(key string, a *answer, reason error) error {
 		c.giveUp(a)
 		return reason
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	c.write(ctx, []Write{{Kind: Remove, Lease: a.Lease}})
+	c.write(context.Background(), []Write{{Kind: Remove, Lease: a.Lease}})
 	c.forget(key)
 	return reason
 }

@@ -3,6 +3,9 @@ package stampede
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
+	"time"
 )
 
 // shared is a Store for keys that classic clients read too. They take a stub
@@ -11,11 +14,12 @@ import (
 // companion, which nobody else reads. A value that is due early has its lease
 // on itself, as that is not to be seen by a plain get.
 //
-// The fence is in two steps. A fill adds the value, then looks whether the
-// companion still stands as it was won; where it does not it removes what it
-// added. An invalidation removes the companion first and the key after. So an
-// old value that lands is removed, by the one or by the other, but for a
-// moment it can be read.
+// The fence is in two steps. A fill adds the value for a short time, then looks
+// whether the companion still stands as it was won; where it does the value
+// gets its full time, where it does not it is removed. An invalidation removes
+// the companion first and the key after. So an old value that lands is removed,
+// by the one or by the other, or by its short time; but until then it can be
+// read.
 type shared struct{ Store }
 
 // companionPrefix is short, as it counts towards the 250 bytes of a key.
@@ -60,64 +64,90 @@ func (s shared) ReadLeased(ctx context.Context, reads []Read) []Reply {
 	return replies
 }
 
-// WriteLeased turns writes under a companion's lease into the two steps.
+// standTime is how long an added value stands before its filler has looked at
+// the lease. Should that die in between, what is old is gone then.
+const standTime = 3 * time.Second
+
+// WriteLeased turns writes under a companion's lease into the two steps, and
+// makes one round trip of each step for all of them.
 func (s shared) WriteLeased(ctx context.Context, writes []Write) []Result {
 	results := make([]Result, len(writes))
-	for i := range writes {
-		results[i] = s.write(ctx, writes[i])
+	var first, last steps
+	var looks []Read
+	var fills []int
+	for i, w := range writes {
+		key, ofCompanion := mainKey(w.Lease.Key)
+		switch {
+		case w.Kind == Delete, w.Kind == Invalidate:
+			first.add(i, Write{Kind: Delete, Key: companion(w.Key)})
+			last.add(i, Write{Kind: Delete, Key: w.Key})
+		case w.Kind == Fill && ofCompanion:
+			first.add(i, Write{Kind: Add, Key: key, Value: w.Value, Flags: w.Flags, TTL: min(w.TTL, standTime)})
+			looks, fills = append(looks, Read{Key: w.Lease.Key}), append(fills, i)
+		case w.Kind == Reopen && !ofCompanion:
+			// The win token of a value that is due early. To give it back would
+			// mark the value stale; it expires soon, and without a lease.
+		default:
+			first.add(i, w)
+		}
 	}
+	added := make([]Lease, len(writes))
+	first.run(ctx, s.Store, func(i int, r Result) {
+		results[i], added[i] = r, r.Lease
+		if errors.Is(r.Err, ErrBadKey) && last.has(i) {
+			results[i] = Result{} // the companion's is too long, so there is none
+		}
+	})
+	if len(looks) > 0 {
+		for j, now := range s.Store.ReadLeased(ctx, looks) {
+			i := fills[j]
+			w := writes[i]
+			stands := now.Err == nil && now.Found && now.Lease == w.Lease
+			switch {
+			case results[i].Err != nil: // not added
+			case stands:
+				last.add(i, Write{Kind: Fill, Lease: added[i], Value: w.Value, Flags: w.Flags, TTL: w.TTL})
+			default:
+				last.add(i, Write{Kind: Remove, Lease: added[i]})
+				results[i].Err = ErrChanged
+				if now.Err != nil {
+					results[i].Err = now.Err
+				}
+			}
+			if stands {
+				last.add(-1, Write{Kind: Remove, Lease: w.Lease})
+			}
+		}
+	}
+	last.run(ctx, s.Store, func(i int, r Result) {
+		if i >= 0 && results[i].Err == nil {
+			results[i] = r
+		}
+	})
 	return results
 }
 
-func (s shared) one(ctx context.Context, w Write) Result {
-	return s.Store.WriteLeased(ctx, []Write{w})[0]
+// steps are writes of one round trip, each for the write at a place; at -1 for
+// none.
+type steps struct {
+	writes []Write
+	places []int
 }
 
-func (s shared) write(ctx context.Context, w Write) Result {
-	switch w.Kind {
-	case Delete, Invalidate:
-		first := s.one(ctx, Write{Kind: Delete, Key: companion(w.Key)})
-		second := s.one(ctx, Write{Kind: Delete, Key: w.Key})
-		if second.Err == nil && !errors.Is(first.Err, ErrBadKey) {
-			second.Err = first.Err
-		}
-		return second
-	case Fill:
-		if key, ok := mainKey(w.Lease.Key); ok {
-			return s.fill(ctx, key, w)
-		}
-	case Reopen:
-		if _, ok := mainKey(w.Lease.Key); !ok {
-			// The win token of a value that is due early. To give it back would
-			// mark the value stale; it expires soon, and without a lease.
-			return Result{}
-		}
+func (s *steps) add(place int, w Write) {
+	s.writes, s.places = append(s.writes, w), append(s.places, place)
+}
+
+func (s *steps) has(place int) bool { return slices.Contains(s.places, place) }
+
+func (s *steps) run(ctx context.Context, store Store, each func(place int, r Result)) {
+	if len(s.writes) == 0 {
+		return
 	}
-	return s.one(ctx, w)
+	for i, r := range store.WriteLeased(ctx, s.writes) {
+		each(s.places[i], r)
+	}
 }
 
 // mainKey is the key of which another is the companion.
-func mainKey(key string) (string, bool) {
-	if len(key) > len(companionPrefix) && key[:len(companionPrefix)] == companionPrefix {
-		return key[len(companionPrefix):], true
-	}
-	return "", false
-}
-
-func (s shared) fill(ctx context.Context, key string, w Write) Result {
-	added := s.one(ctx, Write{Kind: Add, Key: key, Value: w.Value, Flags: w.Flags, TTL: w.TTL})
-	if added.Err != nil {
-		s.one(ctx, Write{Kind: Remove, Lease: w.Lease})
-		return added
-	}
-	now := s.Store.ReadLeased(ctx, []Read{{Key: w.Lease.Key}})[0]
-	if now.Err == nil && now.Found && now.Lease == w.Lease {
-		s.one(ctx, Write{Kind: Remove, Lease: w.Lease})
-		return added
-	}
-	s.one(ctx, Write{Kind: Remove, Lease: added.Lease})
-	if now.Err != nil {
-		return Result{Err: now.Err}
-	}
-	return Result{Err: ErrChanged}
-}
+func mainKey(key string) (string, bool) { return strings.CutPrefix(key, companionPrefix) }

@@ -3,6 +3,7 @@ package stampede
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -54,7 +55,8 @@ func (t TypedCache[T]) FetchMulti(ctx context.Context, keys []string, load func(
 		for key, v := range loaded {
 			b, err := t.codec.Marshal(v)
 			if err != nil {
-				return encoded, fmt.Errorf("stampede: encode: %w", err)
+				loadErr = errors.Join(loadErr, fmt.Errorf("stampede: encode: %w", err))
+				continue
 			}
 			encoded[key] = b
 		}
@@ -95,7 +97,7 @@ func (t TypedCache[T]) loader(load func(ctx context.Context, key string) (T, err
 
 // decode decodes what came with err, which may be ErrOwnerDown beside a value.
 func (t TypedCache[T]) decode(b []byte, err error) (v T, _ error) {
-	if b == nil {
+	if b == nil || err != nil && !errors.Is(err, ErrOwnerDown) {
 		return v, err
 	}
 	if decodeErr := t.codec.Unmarshal(b, &v); decodeErr != nil {
