@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -423,4 +424,33 @@ func TestLeaseOfACallerThatLeft(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The same for a node without meta commands, where nothing else ends it before
+// its deadline.
+func TestLeaseInAnEnvelopeOfACallerThatLeft(t *testing.T) {
+	var hold atomic.Bool
+	held, release := make(chan struct{}), make(chan struct{})
+	addr := oldServer(t, versionOf("1.4.39"), func(line string) {
+		if strings.HasPrefix(line, "get") && hold.CompareAndSwap(true, false) {
+			close(held)
+			<-release
+		}
+	})
+	c := newClient(t, client.Config{Servers: []string{addr}, Timeout: 5 * time.Second})
+	ask := stampede.Read{Key: "k", Lease: time.Hour}
+	c.ReadLeased(t.Context(), []stampede.Read{{Key: "other"}}) // connects
+	hold.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-held
+		cancel()
+	}()
+	if r := c.ReadLeased(ctx, []stampede.Read{ask})[0]; !errors.Is(r.Err, context.Canceled) {
+		t.Fatalf("%+v", r)
+	}
+	close(release)
+	eventually(t, 10*time.Second, "the lease is to be had", func() bool {
+		return c.ReadLeased(t.Context(), []stampede.Read{ask})[0].Won
+	})
 }

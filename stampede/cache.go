@@ -37,15 +37,14 @@ type Cache struct {
 	life context.Context
 	end  context.CancelFunc
 
-	// mu guards closed, flights and what flight says it does, and orders
-	// work.Add before Close's Wait. Nothing is called under it.
+	// mu guards closing, closed, flights and what flight says it does, and
+	// orders Adds before Close's Waits. Nothing is called under it.
 	mu      sync.Mutex
-	closed  bool
+	closing bool // no call begins
+	closed  bool // no goroutine begins
 	flights map[flightKey]*flight
 	work    sync.WaitGroup // goroutines that hold leases
-	// calls is read-locked by each call. Close locks it: whoever enters later
-	// finds the Cache closed. calls -> mu.
-	calls   sync.RWMutex
+	calls   sync.WaitGroup // calls that callers make
 	loaders sync.WaitGroup // goroutines that run a caller's loader
 }
 
@@ -81,10 +80,11 @@ const closeGrace = time.Second
 // when its context ends is waited for no longer than a second. The Store stays
 // open; close it after.
 func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
 	c.end()
-	c.calls.Lock() // those who are in the middle of a read end their leases
-	//lint:ignore SA2001 to have waited is enough
-	c.calls.Unlock()
+	c.calls.Wait() // those who are in the middle of a read end their leases
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
@@ -105,15 +105,16 @@ func (c *Cache) Close() error {
 
 // enter begins a call, unless the Cache is closed; leave ends it.
 func (c *Cache) enter() bool {
-	c.calls.RLock()
-	if c.life.Err() != nil {
-		c.calls.RUnlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
 		return false
 	}
+	c.calls.Add(1)
 	return true
 }
 
-func (c *Cache) leave() { c.calls.RUnlock() }
+func (c *Cache) leave() { c.calls.Done() }
 
 // spawn runs f on a goroutine that Close waits for. It gives false after
 // Close.
