@@ -247,18 +247,16 @@ func (l *legacy) change(o *op, s seen) error {
 	return l.replaceSeen(o.key, s, e.append(nil), envelopeFlags, e.exptime(now))
 }
 
-// remove deletes an item that was seen, by way of an empty one: there is no
-// delete that compares.
+// remove deletes an item that was seen, an envelope by way of an empty one:
+// there is no delete that compares. A newer item may be hit, which is a miss.
 func (l *legacy) remove(key string, s seen) error {
-	var err error
+	// What classic clients read too is deleted as it is: they would see the
+	// empty one, and a cas that expires at once is not known to yrmcds.
 	if _, ok := parseEnvelope(s); ok {
 		e := envelope{}
-		err = l.replaceSeen(key, s, e.append(nil), envelopeFlags, 1)
-	} else { // classic clients read it: it has to be gone at once
-		err = l.replaceSeen(key, s, nil, 0, -1)
-	}
-	if err != nil {
-		return err
+		if err := l.replaceSeen(key, s, e.append(nil), envelopeFlags, 1); err != nil {
+			return err
+		}
 	}
 	if err := l.mc.Delete(key); err != nil && !errors.Is(err, ErrCacheMiss) {
 		return err
