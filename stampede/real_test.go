@@ -448,3 +448,42 @@ func TestTooLargeAValue(t *testing.T) {
 		t.Errorf("%d loads, stats %+v", calls, s)
 	}
 }
+
+// The same as TestOneLoadInItsTime on a real server, whose clock ticks by
+// itself.
+func TestOneLoadInItsTimeOnMemcached(t *testing.T) {
+	t.Parallel()
+	addr := realserver.Memcached(t).Addr()
+	for name, tt := range map[string]struct {
+		err     error
+		options []stampede.Option
+	}{
+		"failed": {err: errors.New("broken")}, "not-found": {err: stampede.ErrNotFound},
+		"value": {}, "fresh": {options: []stampede.Option{stampede.Fresh()}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := &origin{takes: 20 * time.Millisecond}
+			o.fails(tt.err)
+			ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			for range 5 {
+				c := newCache(t, newClient(t, addr), stampede.Config{TTL: 2 * time.Second, Grace: time.Minute, ErrorTTL: 2 * time.Second})
+				wg.Go(func() {
+					tick := time.NewTicker(10 * time.Millisecond)
+					defer tick.Stop()
+					for ctx.Err() == nil {
+						c.Fetch(ctx, name, o.load, tt.options...)
+						<-tick.C
+					}
+				})
+			}
+			wg.Wait()
+			// 2 s are 1 to 2 on a clock of whole seconds.
+			if n := o.calls.Load(); n < 2 || n > 8 {
+				t.Errorf("%d loads in 7s of times of 2s", n)
+			}
+		})
+	}
+}
