@@ -160,30 +160,32 @@ func hasClientFlags(req *memcached.Request) bool {
 }
 
 // connect gives the slot's connection, waiting for one at most until ctx ends
-// or the client's clock shows by. waited tells whether it had to.
-func (n *node) connect(ctx context.Context, slot int, by time.Duration) (c *conn, waited bool, err error) {
+// or the client's clock shows by, which is as in begin. waited is that time
+// where it had to wait, else 0.
+func (n *node) connect(ctx context.Context, slot int, by time.Duration) (c *conn, waited time.Duration, err error) {
 	s := &n.slots[slot]
 	if c := s.conn.Load(); c != nil {
-		return c, false, nil
+		return c, 0, nil
 	}
+	by = n.orTimeout(by)
 	d, err := n.dial(s)
 	if d == nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	select {
 	case <-d.done:
-		return d.conn, true, d.err
+		return d.conn, by, d.err
 	default:
 	}
 	timer := time.NewTimer(by - n.client.clock())
 	defer timer.Stop()
 	select {
 	case <-d.done:
-		return d.conn, true, d.err
+		return d.conn, by, d.err
 	case <-ctx.Done():
-		return nil, true, fmt.Errorf("%w: %w", errUnsent, ctx.Err())
+		return nil, by, fmt.Errorf("%w: %w", errUnsent, ctx.Err())
 	case <-timer.C:
-		return nil, true, fmt.Errorf("%w: %w", errUnsent, ErrTimeout)
+		return nil, by, fmt.Errorf("%w: %w", errUnsent, ErrTimeout)
 	}
 }
 
