@@ -42,7 +42,7 @@ type Config struct {
 	// late. Below 0: never.
 	EarlyRefresh float64
 	// NotFoundTTL is how long ErrNotFound from a loader is cached. Default
-	// ErrorTTL, up to TTL.
+	// ErrorTTL, up to TTL, or ErrorTTL if that is more. None: it is not.
 	NotFoundTTL time.Duration
 	// ErrorTTL is how long after a failed load of a missing key other callers
 	// get that error instead of loading one after the other. Default 1 s, up
@@ -50,8 +50,8 @@ type Config struct {
 	ErrorTTL time.Duration
 	// Shared is for keys that classic memcached clients read too. It leaves
 	// neither the stubs nor the values marked stale that those would take for
-	// empty or fresh ones: Grace has to be None, Invalidate deletes, errors
-	// are not cached, and a miss costs a second round trip to a key beside.
+	// empty or fresh ones: Grace is None by default and has to be, Invalidate
+	// deletes, errors are not cached, and a miss costs a second round trip to a key beside.
 	Shared bool
 	// Hooks are called when something happens.
 	Hooks Hooks
@@ -100,7 +100,7 @@ func (c Config) Validate() error {
 	if c.Lease < minLease || c.Lease > maxLease {
 		bad("Lease is %v, it must be between %v and %v", c.Lease, minLease, maxLease)
 	}
-	if c.LoadTimeout <= 0 || c.LoadTimeout > c.Lease-time.Second {
+	if c.Lease >= minLease && (c.LoadTimeout <= 0 || c.LoadTimeout > c.Lease-time.Second) {
 		bad("LoadTimeout is %v, it must be above 0 and at most Lease less 1s, which is %v", c.LoadTimeout, c.Lease-time.Second)
 	}
 	if c.MaxLoads < 1 {
@@ -140,7 +140,8 @@ type settings struct {
 	fresh      bool
 }
 
-// TTL sets how long the value of this call is fresh, 1 s at least.
+// TTL sets how long the value of this call is fresh. It is held within 1 s and
+// 30 days less Config.Grace.
 func TTL(d time.Duration) Option { return func(s *settings) { s.ttl = d } }
 
 // Fresh has Fetch and FetchMulti wait for a refill instead of serving a value

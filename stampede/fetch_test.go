@@ -154,8 +154,10 @@ func TestOneLoadForManyCaches(t *testing.T) {
 		store, o := newFakeStore(), &origin{takes: 200 * time.Millisecond}
 		began := time.Now()
 		var wg sync.WaitGroup
+		var caches []*stampede.Cache
 		for range 20 { // processes
 			c := newCache(t, store, stampede.Config{})
+			caches = append(caches, c)
 			for range 10 {
 				wg.Go(func() { wantFetch(t, c, o, "k/1") })
 			}
@@ -163,6 +165,13 @@ func TestOneLoadForManyCaches(t *testing.T) {
 		wg.Wait()
 		if n, took := o.calls.Load(), time.Since(began); n != 1 || took > 250*time.Millisecond {
 			t.Errorf("%d loads in %v, want 1, and the others within 50ms of it", n, took)
+		}
+		var wins, waits uint64
+		for _, c := range caches {
+			wins, waits = wins+c.Stats().Wins, waits+c.Stats().Waits
+		}
+		if wins != 1 || waits != 199 {
+			t.Errorf("%d wins, %d waits", wins, waits)
 		}
 	})
 }

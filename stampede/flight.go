@@ -69,9 +69,11 @@ func (c *Cache) join(ctx context.Context, key string, a answer, load Loader, s *
 	f.joins++
 	c.mu.Unlock()
 
+	// One that won sees to the value, in its own flight or another's.
+	waits := !a.Won && (joined || a.Taken)
 	select {
 	case <-f.done:
-		if joined || a.Taken {
+		if waits {
 			c.noteWaited(key, began, f.err)
 		}
 		if joined { // each caller may write into its own
@@ -85,7 +87,9 @@ func (c *Cache) join(ctx context.Context, key string, a answer, load Loader, s *
 		f.signal()
 	}
 	c.mu.Unlock()
-	c.noteWaited(key, began, ctx.Err())
+	if waits {
+		c.noteWaited(key, began, ctx.Err())
+	}
 	return nil, ctx.Err()
 }
 

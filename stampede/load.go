@@ -26,13 +26,15 @@ type keySettings struct {
 type loadingKey struct{}
 
 // SetTTL is called by a loader, with its context, to set how long the value of
-// key will be fresh. It gives false where ctx is not a loader's.
+// key will be fresh, within the bounds of the option TTL. It gives false where
+// ctx is not a loader's. A key that is not being loaded is ignored.
 func SetTTL(ctx context.Context, key string, ttl time.Duration) bool {
 	return setFor(ctx, key, func(k *keySettings) { k.ttl = max(ttl, time.Second) })
 }
 
 // NoStore is called by a loader, with its context, to keep the value of key
-// out of the cache. It gives false where ctx is not a loader's.
+// out of the cache. It gives false where ctx is not a loader's. A key that is
+// not being loaded is ignored.
 func NoStore(ctx context.Context, key string) bool {
 	return setFor(ctx, key, func(k *keySettings) { k.noStore = true })
 }
