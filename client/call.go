@@ -57,6 +57,7 @@ type op struct {
 	capTTL     int64                // on a stand-in: the longest TTL in seconds, else 0
 	standInTTL int64                // on a stand-in: the exptime, if not 0, before it is capped
 	wantCAS    bool                 // opSet: the reply has the new item's CAS id
+	voids      bool                 // opDelete: ends leases too, which a legacy has to be told
 	opaque     uint32
 
 	// generation, if not 0, is the connection that cas came from.

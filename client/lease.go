@@ -119,7 +119,7 @@ func (c *Client) WriteLeased(ctx context.Context, writes []stampede.Write) []sta
 			o.kind, o.key, o.exptime = opInvalidate, w.Key, exptime(w.TTL, now)
 		default:
 			o, _ = b.add()
-			o.kind, o.key = opDelete, w.Key
+			o.kind, o.key, o.voids = opDelete, w.Key, true
 		}
 	}
 	c.Do(ctx, &b) //nolint:errcheck // each has its own

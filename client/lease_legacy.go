@@ -76,6 +76,9 @@ func parseEnvelope(s seen) (e envelope, ok bool) {
 	}, true
 }
 
+// isVoid tells that the envelope stands for an item that was removed.
+func (e *envelope) isVoid() bool { return !e.hasValue && e.owner == 0 && e.expires.IsZero() }
+
 func millis(t time.Time) uint64 {
 	if t.IsZero() {
 		return 0
@@ -120,7 +123,7 @@ func until(exptime int64, now time.Time) time.Time {
 
 // isLeased tells whether the op is one of stampede's.
 func (o *op) isLeased() bool {
-	return o.kind == opLeased || o.kind == opInvalidate || o.fromName != "" || o.wantCAS
+	return o.kind == opLeased || o.kind == opInvalidate || o.fromName != "" || o.wantCAS || o.voids
 }
 
 // leasedReads carries out the leased reads at the front of ops, and tells how
@@ -165,8 +168,18 @@ func (l *legacy) giveUpLeases(ca *call, n int) {
 	}
 }
 
-// casTries bounds how often a change is tried that others are faster with.
-const casTries = 8
+const (
+	// casTries bounds how often a change is tried that others are faster with.
+	casTries = 8
+
+	// voidTTL is how long, in seconds, an envelope without anything in it
+	// stands where one was removed. yrmcds counts the CAS ids of each item
+	// from 1 (memcached those of all items together), so behind a delete the
+	// stub of the next lease had the id of the one before, and a fill that
+	// had looked at that landed on this. It is well above the time between a
+	// fill's look and its cas, which Config.Timeout bounds.
+	voidTTL = 10
+)
 
 // leased carries out an op of stampede's.
 func (l *legacy) leased(o *op) error {
@@ -201,22 +214,28 @@ func (l *legacy) leased(o *op) error {
 			return err
 		}
 	}
-	if o.kind == opInvalidate {
-		// It must not stay as it is.
-		if err = l.mc.Delete(o.key); errors.Is(err, ErrCacheMiss) {
-			err = nil
-		}
-		o.reply = memcached.MetaOK
-		return err
-	}
 	o.reply = memcached.MetaExists
+	if o.kind == opInvalidate || o.voids { // it must not stay as it is
+		o.reply = memcached.MetaOK
+		return l.void(o.key)
+	}
 	return nil
+}
+
+// void puts an empty envelope where one is, whatever is in it.
+func (l *legacy) void(key string) error {
+	e := envelope{}
+	return l.set(key, e.append(nil), envelopeFlags, voidTTL)
 }
 
 // change writes to an item that was seen. ErrCASConflict asks to look again.
 func (l *legacy) change(o *op, s seen) error {
 	now := time.Now()
 	e, ok := parseEnvelope(s)
+	if ok && e.isVoid() {
+		o.reply = memcached.MetaNotFound
+		return nil
+	}
 	if o.fromName != "" {
 		id := s.cas
 		if ok {
@@ -230,6 +249,18 @@ func (l *legacy) change(o *op, s seen) error {
 	o.reply = memcached.MetaOK
 	switch o.kind {
 	case opSet: // a fill
+		switch {
+		case !ok && !bytes.Equal(s.value, o.value):
+			// A plain value is filled with what it is, for longer. This is
+			// another of the same CAS id.
+			o.reply = memcached.MetaExists
+			return nil
+		case ok && !e.expires.IsZero() && e.expires.Sub(now) < l.node.client.cfg.Timeout:
+			// It may be gone, and another of its CAS id there, before the cas
+			// arrives.
+			o.reply = memcached.MetaNotFound
+			return nil
+		}
 		ttl := o.ttl()
 		e = envelope{hasValue: true, expires: until(ttl, now), flags: o.flags, value: o.value}
 		return l.replaceSeen(o.key, s, e.append(nil), envelopeFlags, ttl)
@@ -247,16 +278,15 @@ func (l *legacy) change(o *op, s seen) error {
 	return l.replaceSeen(o.key, s, e.append(nil), envelopeFlags, e.exptime(now))
 }
 
-// remove deletes an item that was seen, an envelope by way of an empty one:
-// there is no delete that compares. A newer item may be hit, which is a miss.
+// remove takes away an item that was seen: an empty envelope stands in its
+// place for a while. What classic clients read too is deleted as it is, since
+// they would see the empty one. There is no delete that compares, and a cas
+// that expires at once is not known to yrmcds; so a newer value may be hit,
+// which is a miss.
 func (l *legacy) remove(key string, s seen) error {
-	// What classic clients read too is deleted as it is: they would see the
-	// empty one, and a cas that expires at once is not known to yrmcds.
 	if _, ok := parseEnvelope(s); ok {
 		e := envelope{}
-		if err := l.replaceSeen(key, s, e.append(nil), envelopeFlags, 1); err != nil {
-			return err
-		}
+		return l.replaceSeen(key, s, e.append(nil), envelopeFlags, voidTTL)
 	}
 	if err := l.mc.Delete(key); err != nil && !errors.Is(err, ErrCacheMiss) {
 		return err

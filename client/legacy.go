@@ -342,6 +342,10 @@ func (l *legacy) add(key string, value []byte, flags uint32, exptime int64) erro
 	return l.mc.Add(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime)})
 }
 
+func (l *legacy) set(key string, value []byte, flags uint32, exptime int64) error {
+	return l.mc.Set(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime)})
+}
+
 // ask carries out what gomemcache has no method for, on a connection of its
 // own.
 func (l *legacy) ask(o *op) error {
