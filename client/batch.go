@@ -293,6 +293,13 @@ func (c *Client) beginLine(ctx context.Context, b *Batch, line int, offset int32
 func (b *Batch) collect(ctx context.Context) {
 	if len(b.calls) > 1 {
 		defer readAhead(b.calls)()
+		// What has come while the rest was sent, so that it is parsed while
+		// the other nodes are at work.
+		for _, p := range b.calls {
+			if p.conn != nil {
+				p.conn.look()
+			}
+		}
 	}
 	waiting, err := ctx, error(nil)
 	// From the last to the first: once the last has answered the others mostly

@@ -359,37 +359,11 @@ func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error
 			return true, nil
 		}
 	}
-	into := c.big
-	if into != nil {
-		into = into[c.bigAt:]
-	} else {
-		if c.rbuf == nil {
-			c.rbuf = readBuffers.Get().(*[readBuffer]byte)[:]
-		}
-		switch {
-		case c.r == c.w:
-			c.r, c.w = 0, 0
-		case c.w == len(c.rbuf) && c.r > 0:
-			c.w = copy(c.rbuf, c.rbuf[c.r:c.w])
-			c.r = 0
-		case c.w == len(c.rbuf):
-			c.reserve(2 * len(c.rbuf))
-		}
-		into = c.rbuf[c.w:]
-	}
-	n, err := c.read(into, now, c.node.inFlight.Load() > int64(len(head.ops)))
-	if c.big != nil {
-		c.bigAt += n
-	} else {
-		c.w += n
-	}
-	now = c.node.client.clock()
-	c.lastRead = now
-	if n > 0 {
-		c.node.bytesIn.Add(uint64(n))
-		return false, nil
-	}
+	n, err := c.read(c.room(), now, c.node.inFlight.Load() > int64(len(head.ops)))
+	now = c.took(n)
 	switch {
+	case n > 0:
+		return false, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if now >= overdue && now >= c.deadline {
 			return true, ErrTimeout
@@ -401,6 +375,78 @@ func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error
 	default:
 		return false, lost(err)
 	}
+}
+
+// room gives the place where the next bytes go.
+func (c *conn) room() []byte {
+	if c.big != nil {
+		return c.big[c.bigAt:]
+	}
+	if c.rbuf == nil {
+		c.rbuf = readBuffers.Get().(*[readBuffer]byte)[:]
+	}
+	switch {
+	case c.r == c.w:
+		c.r, c.w = 0, 0
+	case c.w == len(c.rbuf) && c.r > 0:
+		c.w = copy(c.rbuf, c.rbuf[c.r:c.w])
+		c.r = 0
+	case c.w == len(c.rbuf):
+		c.reserve(2 * len(c.rbuf))
+	}
+	return c.rbuf[c.w:]
+}
+
+// took counts n bytes that were read into room, and gives the time.
+func (c *conn) took(n int) time.Duration {
+	if c.big != nil {
+		c.bigAt += n
+	} else {
+		c.w += n
+	}
+	c.node.bytesIn.Add(uint64(n))
+	c.lastRead = c.node.client.clock()
+	return c.lastRead
+}
+
+// look takes the replies that are there and waits for none. Where somebody
+// else reads it does nothing.
+func (c *conn) look() {
+	if !c.raw.plain() {
+		return
+	}
+	c.mu.Lock()
+	unread := !c.reading && (c.first != nil || c.head != nil)
+	if unread {
+		c.reading = true
+	}
+	c.mu.Unlock()
+	if !unread {
+		return
+	}
+	if err := c.glance(); err != nil {
+		c.tearDown(err)
+		return
+	}
+	c.handOver()
+}
+
+// glance has the reader's role.
+func (c *conn) glance() error {
+	if head := c.next(); c.deadline < c.node.client.clock() {
+		// One that has passed would be an error.
+		c.deadline = head.start + c.node.client.cfg.Timeout
+		c.nc.SetReadDeadline(c.node.client.at(c.deadline))
+	}
+	n, err := c.raw.read(c.room())
+	switch {
+	case n > 0:
+		c.took(n)
+		return c.deliver()
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		return lost(err)
+	}
+	return nil
 }
 
 const (
