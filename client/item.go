@@ -28,6 +28,22 @@ type Item struct {
 	generation uint64
 }
 
+// A Version names the state in which an item was read. It is for those who
+// carry it elsewhere and back, as the sidecar does for its callers. It means
+// nothing to another Client.
+type Version struct {
+	CasID uint64
+	// Generation is the connection that the item was read over.
+	Generation uint64
+}
+
+// Version names the item as it was read.
+func (i *Item) Version() Version { return Version{i.CasID, i.generation} }
+
+// SetVersion has CompareAndSwap compare with an item that was read before. If
+// that was over another connection than the one in use it is a conflict.
+func (i *Item) SetVersion(v Version) { i.CasID, i.generation, i.node = v.CasID, v.Generation, nil }
+
 func checkKey(key string) error {
 	if err := memcached.CheckKey(key); err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformedKey, err)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -218,4 +219,21 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 	}
+}
+
+// metric reads a metric that has one line, by the start of it.
+func (r *running) metric(t testing.TB, name string) float64 {
+	t.Helper()
+	_, body := fetch(t, r, "GET", "/metrics")
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, name) && !strings.HasPrefix(line, "#") {
+			v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' ')+1:]), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }

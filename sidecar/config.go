@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/client/memnode"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 // Config says what a sidecar serves and where. The zero value of each field
@@ -23,6 +24,10 @@ type Config struct {
 	Embedded int
 	// EmbeddedBytes bounds the memory of each of them. Default 64 MiB.
 	EmbeddedBytes int64
+	// Stampede has the defaults of the lease API, which a caller may override
+	// by request. Its MaxLoads bounds the leases that are lent at a time;
+	// default 256. LoadTimeout, Shared and Hooks are not used.
+	Stampede stampede.Config
 	// Memcached, GRPC and Admin are the addresses of the listeners,
 	// "host:port" or "unix:/path" (mode 0600). Defaults 127.0.0.1:11311,
 	// 127.0.0.1:11312 and 127.0.0.1:11313. "off" turns a listener off.
@@ -33,6 +38,9 @@ type Config struct {
 	// MaxValueBytes is the largest value that the memcached and gRPC
 	// listeners take. Default 1 MiB, at most 1 GiB.
 	MaxValueBytes int
+	// MaxRequests bounds the gRPC requests under way, over it they fail with
+	// RESOURCE_EXHAUSTED. Default 8192. A connection may have 1,024 calls open.
+	MaxRequests int
 	// MaxConns bounds the connections of the memcached listener. Default
 	// 10000; over it a new connection is told so and closed.
 	MaxConns int
@@ -66,6 +74,12 @@ func (c Config) withDefaults() Config {
 	or(&c.Admin, "127.0.0.1:11313")
 	if c.MaxValueBytes == 0 {
 		c.MaxValueBytes = 1 << 20
+	}
+	if c.MaxRequests == 0 {
+		c.MaxRequests = 8192
+	}
+	if c.Stampede.MaxLoads == 0 {
+		c.Stampede.MaxLoads = 256
 	}
 	if c.MaxConns == 0 {
 		c.MaxConns = 10000
@@ -114,6 +128,15 @@ func (c Config) Validate() error {
 	if err := (memnode.Config{MaxBytes: c.EmbeddedBytes}).Validate(); err != nil {
 		bad("EmbeddedBytes is %d, too little for a node: %w", c.EmbeddedBytes, err)
 	}
+	if c.MaxRequests < 1 {
+		bad("MaxRequests is %d, it must be above 0", c.MaxRequests)
+	}
+	if err := c.Stampede.Validate(); err != nil {
+		bad("Stampede: %w", err)
+	}
+	if c.Stampede.Shared {
+		bad("Stampede: Shared is set, but the lease API has no such keys")
+	}
 	if c.MaxConns < 1 {
 		bad("MaxConns is %d, it must be above 0", c.MaxConns)
 	}
@@ -133,11 +156,10 @@ func (c Config) checkListen(field, addr string) error {
 		}
 		return nil
 	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return fmt.Errorf("%s: %q is neither host:port nor unix:/path", field, addr)
 	}
-	if isLoopback(host) {
+	if isLocal(addr) {
 		return nil
 	}
 	if field == "GRPC" {
@@ -147,6 +169,16 @@ func (c Config) checkListen(field, addr string) error {
 		return fmt.Errorf("%s: %q is not a loopback address; anybody who reaches it can read and write the cache: AllowRemote (--allow-remote) says that this is meant", field, addr)
 	}
 	return nil
+}
+
+// isLocal tells whether a listener's address can be reached from this host
+// only.
+func isLocal(addr string) bool {
+	if strings.HasPrefix(addr, "unix:") || addr == Off {
+		return true
+	}
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && isLoopback(host)
 }
 
 func isLoopback(host string) bool {

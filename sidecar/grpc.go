@@ -3,56 +3,72 @@ package sidecar
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path"
-	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/proto/memcached"
 	ringsidev1 "github.com/ringside-cache/ringside/proto/ringside/v1"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 const (
-	// maxMultiKeys bounds a GetMulti.
-	maxMultiKeys = 10000
-	// multiChunk is how many of them are read at a time, and maxMultiBytes how
-	// many bytes of values may have been found before the next of them are.
-	multiChunk    = 1000
-	maxMultiBytes = 64 << 20
 	// grpcOverhead is what a message may have beside one value.
 	grpcOverhead = 64 << 10
+	// maxCalls bounds the calls that a connection has open.
+	maxCalls = 1024
+	// grpcProbe and grpcPatience end connections whose other side is gone
+	// without a word, and with them the leases that it holds.
+	grpcProbe    = 30 * time.Second
+	grpcPatience = 10 * time.Second
 )
 
-// cacheServer is ringside.v1.Cache.
+// cacheServer is ringside.v1.Cache. Its single operations are in
+// grpc_operations.go, the others in grpc_multi.go, grpc_stream.go and
+// grpc_lease.go.
 type cacheServer struct {
 	ringsidev1.UnimplementedCacheServer
 	s *Sidecar
+	// life ends when a drain begins.
+	life context.Context
+	// underWay counts requests, those of streams too.
+	underWay atomic.Int64
+	// nonce tells this process' versions from those of the one before, whose
+	// connections had the same numbers.
+	nonce uint64
 }
 
 func (s *Sidecar) newGRPC() *grpc.Server {
 	var life context.Context
 	life, s.endStreams = context.WithCancel(context.Background())
+	cache := &cacheServer{s: s, life: life, nonce: newNonce()}
 	g := grpc.NewServer(
 		grpc.MaxRecvMsgSize(max(s.cfg.MaxValueBytes, maxMultiKeys*(memcached.MaxKey+4))+grpcOverhead),
 		// A GetMulti's answer has many values.
 		grpc.MaxSendMsgSize(1<<30),
-		grpc.UnaryInterceptor(s.measure),
+		grpc.MaxConcurrentStreams(maxCalls),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: grpcProbe, Timeout: grpcPatience}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(cache.measure),
 		grpc.StreamInterceptor(untilDrain(life)),
 	)
-	ringsidev1.RegisterCacheServer(g, &cacheServer{s: s})
+	ringsidev1.RegisterCacheServer(g, cache)
 	s.health = health.NewServer()
 	s.health.SetServingStatus(ringsidev1.Cache_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
 	healthv1.RegisterHealthServer(g, s.health)
-	// The listener is always local, so what can be called is no secret.
-	reflection.Register(g)
+	if isLocal(s.cfg.GRPC) {
+		// What can be called is no secret on this host.
+		reflection.Register(g)
+	}
 	return g
 }
 
@@ -60,7 +76,10 @@ func (s *Sidecar) newGRPC() *grpc.Server {
 // health service lasts as long as its client, and would hold up every drain
 // until DrainTimeout.
 func untilDrain(life context.Context) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		if _, ours := srv.(*cacheServer); ours {
+			return handler(srv, stream) // which answers what it has taken first
+		}
 		ctx, cancel := context.WithCancel(stream.Context())
 		defer cancel()
 		defer context.AfterFunc(life, cancel)()
@@ -75,125 +94,76 @@ type endingStream struct {
 
 func (s *endingStream) Context() context.Context { return s.ctx }
 
-func (s *Sidecar) measure(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// measure bounds the requests under way, and counts and times them.
+func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if info.Server != any(g) { // health and reflection are always answered
+		return handler(ctx, req)
+	}
+	operation := path.Base(info.FullMethod)
+	if !g.admit(1) {
+		g.s.metrics.request(protocolGRPC, operation, resultRefused)
+		return nil, status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.cfg.MaxRequests)
+	}
+	defer g.underWay.Add(-1)
 	start := time.Now()
 	resp, err := handler(ctx, req)
-	s.metrics.took(protocolGRPC, time.Since(start))
-	result := resultOK
-	if err != nil {
-		result = resultError
-		if status.Code(err) == codes.InvalidArgument {
-			result = resultRefused
-		}
-	}
-	s.metrics.request(protocolGRPC, path.Base(info.FullMethod), result)
+	g.s.metrics.took(protocolGRPC, time.Since(start))
+	g.s.metrics.request(protocolGRPC, operation, resultOf(err))
 	return resp, err
 }
 
-func (g *cacheServer) Get(ctx context.Context, req *ringsidev1.GetRequest) (*ringsidev1.GetResponse, error) {
-	item, err := g.s.client.Get(ctx, string(req.GetKey()))
-	switch {
-	case errors.Is(err, client.ErrCacheMiss):
-		return &ringsidev1.GetResponse{}, nil
-	case err != nil:
-		return nil, statusOf(err)
+// admit counts n requests as under way unless they are too many. The caller
+// takes them off again.
+func (g *cacheServer) admit(n int64) bool {
+	if g.underWay.Add(n) > int64(g.s.cfg.MaxRequests) {
+		g.underWay.Add(-n)
+		return false
 	}
-	return &ringsidev1.GetResponse{Found: true, Value: toValue(req.GetKey(), item)}, nil
+	return true
 }
 
-func toValue(key []byte, item *client.Item) *ringsidev1.Value {
-	return &ringsidev1.Value{Key: key, Value: item.Value, Flags: item.Flags, CasId: item.CasID}
+// resultOf is the result of a gRPC request for the metrics.
+func resultOf(err error) string {
+	switch status.Code(err) {
+	case codes.OK:
+		return resultOK
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.ResourceExhausted:
+		return resultRefused
+	}
+	return resultError
 }
 
-func (g *cacheServer) GetMulti(ctx context.Context, req *ringsidev1.GetMultiRequest) (*ringsidev1.GetMultiResponse, error) {
-	if n := len(req.GetKeys()); n > maxMultiKeys {
-		return nil, status.Errorf(codes.InvalidArgument, "%d keys, at most %d are allowed", n, maxMultiKeys)
+// statusOf makes a gRPC status of an error of the client or the broker.
+func statusOf(err error) error {
+	st := status.New(codeOf(err), err.Error())
+	with, detailErr := st.WithDetails(detailOf(err))
+	if detailErr != nil {
+		return st.Err() // a detail that can not be encoded is better left out
 	}
-	keys := make([]string, 0, len(req.GetKeys()))
-	seen := make(map[string]bool, len(req.GetKeys()))
-	for _, key := range req.GetKeys() {
-		if k := string(key); !seen[k] {
-			seen[k] = true
-			keys = append(keys, k)
-		}
-	}
-	resp := &ringsidev1.GetMultiResponse{}
-	size := 0
-	for chunk := range slices.Chunk(keys, multiChunk) {
-		if size > maxMultiBytes {
-			for _, key := range chunk {
-				resp.Failures = append(resp.Failures, &ringsidev1.Failure{
-					Key: []byte(key), Code: int32(codes.ResourceExhausted),
-					Message: fmt.Sprintf("the values before have more than %d bytes: ask for this key in another call", maxMultiBytes),
-				})
-			}
-			continue
-		}
-		size += g.appendChunk(ctx, chunk, resp)
-	}
-	return resp, nil
+	return with.Err()
 }
 
-// appendChunk reads some keys of a GetMulti and gives the bytes of what it
-// found.
-func (g *cacheServer) appendChunk(ctx context.Context, keys []string, resp *ringsidev1.GetMultiResponse) (size int) {
-	var b client.Batch
-	for _, key := range keys {
-		b.Get(key)
+func detailOf(err error) *ringsidev1.ErrorDetail {
+	detail := &ringsidev1.ErrorDetail{SafeToRetry: client.SafeToRetry(err)}
+	var op *client.OpError
+	if errors.As(err, &op) {
+		detail.Node = op.Node
 	}
-	// Each failure is reported with its key.
-	_ = g.s.client.Do(ctx, &b)
-	for i, key := range keys {
-		item, err := b.Item(i)
-		switch {
-		case err == nil:
-			resp.Values = append(resp.Values, toValue([]byte(key), item))
-			size += len(item.Value)
-		case !errors.Is(err, client.ErrCacheMiss):
-			f := &ringsidev1.Failure{Key: []byte(key), Code: int32(codeOf(err)), Message: err.Error()}
-			var op *client.OpError
-			if errors.As(err, &op) {
-				f.Node = op.Node
-			}
-			resp.Failures = append(resp.Failures, f)
-		}
-	}
-	return size
+	return detail
 }
 
-func (g *cacheServer) Set(ctx context.Context, req *ringsidev1.SetRequest) (*ringsidev1.SetResponse, error) {
-	if ttl := req.GetTtlSeconds(); ttl > memcached.MaxRelative {
-		return nil, status.Errorf(codes.InvalidArgument, "ttl_seconds is %d, at most 30 days (%d) are allowed", ttl, memcached.MaxRelative)
-	}
-	if n := len(req.GetValue()); n > g.s.cfg.MaxValueBytes {
-		return nil, status.Errorf(codes.InvalidArgument, "the value has %d bytes, at most %d are allowed", n, g.s.cfg.MaxValueBytes)
-	}
-	err := g.s.client.Set(ctx, &client.Item{
-		Key: string(req.GetKey()), Value: req.GetValue(), Flags: req.GetFlags(), Expiration: int32(req.GetTtlSeconds()),
-	})
-	if err != nil {
-		return nil, statusOf(err)
-	}
-	return &ringsidev1.SetResponse{}, nil
-}
-
-func (g *cacheServer) Delete(ctx context.Context, req *ringsidev1.DeleteRequest) (*ringsidev1.DeleteResponse, error) {
-	err := g.s.client.Delete(ctx, string(req.GetKey()))
-	if err != nil && !errors.Is(err, client.ErrCacheMiss) {
-		return nil, statusOf(err)
-	}
-	return &ringsidev1.DeleteResponse{Found: err == nil}, nil
-}
-
-func statusOf(err error) error { return status.Error(codeOf(err), err.Error()) }
-
-// codeOf maps the client's errors as the proto file says.
+// codeOf maps errors as the proto file says.
 func codeOf(err error) codes.Code {
 	switch {
-	case errors.Is(err, client.ErrMalformedKey), errors.Is(err, client.ErrTooLarge), errors.Is(err, client.ErrClientError):
+	case errors.Is(err, client.ErrMalformedKey), errors.Is(err, client.ErrTooLarge),
+		errors.Is(err, stampede.ErrBadKey), errors.Is(err, stampede.ErrTerms), errors.Is(err, errArgument):
 		return codes.InvalidArgument
-	case errors.Is(err, client.ErrOverloaded):
+	case errors.Is(err, client.ErrClientError):
+		return codes.FailedPrecondition
+	case errors.Is(err, client.ErrOverloaded), errors.Is(err, stampede.ErrOriginBusy):
 		return codes.ResourceExhausted
+	case errors.Is(err, client.ErrNoMeta):
+		return codes.Unimplemented
 	// Before the timeout that it may have been: nothing was sent.
 	case errors.Is(err, client.ErrDial), errors.Is(err, client.ErrTimeout) && client.SafeToRetry(err):
 		return codes.Unavailable
@@ -201,7 +171,8 @@ func codeOf(err error) codes.Code {
 		return codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		return codes.DeadlineExceeded
-	case errors.Is(err, client.ErrConnLost), errors.Is(err, client.ErrNodeDown), errors.Is(err, client.ErrClosed):
+	case errors.Is(err, client.ErrConnLost), errors.Is(err, client.ErrNodeDown),
+		errors.Is(err, client.ErrClosed), errors.Is(err, stampede.ErrClosed):
 		return codes.Unavailable
 	}
 	return codes.Internal

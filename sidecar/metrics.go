@@ -8,6 +8,7 @@ import (
 
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/ring"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 // Label values. No label ever has a key in it.
@@ -33,7 +34,7 @@ type metrics struct {
 	badRequests  prometheus.Counter
 }
 
-func newMetrics(c *client.Client) *metrics {
+func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -55,7 +56,7 @@ func newMetrics(c *client.Client) *metrics {
 		}),
 	}
 	m.registry.MustRegister(m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests,
-		nodeCollector{c}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		nodeCollector{c}, leaseCollector{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -114,19 +115,6 @@ var nodeMetrics = []nodeMetric{
 var nodeLatency = prometheus.NewDesc("ringside_node_latency_seconds",
 	"Time from queueing an operation to the node's answer.", []string{"node"}, nil)
 
-// latencyOf turns counts by bucket into the cumulative ones of Prometheus.
-func latencyOf(n *client.NodeStats) prometheus.Metric {
-	buckets := make(map[float64]uint64, len(client.LatencyBuckets))
-	var count uint64
-	for i, c := range n.Latency {
-		count += c
-		if i < len(client.LatencyBuckets) {
-			buckets[client.LatencyBuckets[i].Seconds()] = count
-		}
-	}
-	return prometheus.MustNewConstHistogram(nodeLatency, count, n.LatencySum.Seconds(), buckets, n.Name)
-}
-
 func (nc nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- nodeLatency
 	for _, m := range nodeMetrics {
@@ -141,6 +129,6 @@ func (nc nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, m := range nodeMetrics {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.get(n), n.Name)
 		}
-		ch <- latencyOf(n)
+		ch <- histogram(nodeLatency, client.LatencyBuckets[:], n.Latency[:], n.LatencySum, n.Name)
 	}
 }

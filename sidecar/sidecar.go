@@ -18,6 +18,7 @@ import (
 
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/client/memnode"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 // Sidecar is a client with listeners in front of it. Make it with Start, then
@@ -26,6 +27,7 @@ type Sidecar struct {
 	cfg      Config
 	log      *slog.Logger
 	client   *client.Client
+	broker   *stampede.Broker
 	embedded []*memnode.Node
 	metrics  *metrics
 	started  time.Time
@@ -77,6 +79,9 @@ func (s *Sidecar) start() error {
 	if s.client, err = client.New(s.cfg.Client); err != nil {
 		return err
 	}
+	if s.broker, err = stampede.NewBroker(s.client, s.cfg.Stampede); err != nil {
+		return err
+	}
 	for _, l := range []struct{ name, addr string }{
 		{listenerMemcached, s.cfg.Memcached}, {listenerGRPC, s.cfg.GRPC}, {listenerAdmin, s.cfg.Admin},
 	} {
@@ -88,7 +93,7 @@ func (s *Sidecar) start() error {
 			return fmt.Errorf("%s listener on %s: %w", l.name, l.addr, err)
 		}
 	}
-	s.metrics = newMetrics(s.client)
+	s.metrics = newMetrics(s.client, s.broker)
 	s.memcached = newMemcachedServer(s)
 	s.grpc = s.newGRPC()
 	s.admin = s.newAdmin()
@@ -164,7 +169,7 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		})
 	}
 	serve(listenerMemcached, s.memcached.serve)
-	serve(listenerGRPC, s.grpc.Serve)
+	serve(listenerGRPC, func(l net.Listener) error { return s.grpc.Serve(leasingListener{l, s.broker.Gone}) })
 	serve(listenerAdmin, func(l net.Listener) error {
 		if err := s.admin.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -221,6 +226,9 @@ func (s *Sidecar) close() error {
 	}
 	if s.endStreams != nil {
 		s.endStreams()
+	}
+	if s.broker != nil {
+		errs = append(errs, s.broker.Close())
 	}
 	if s.client != nil {
 		errs = append(errs, s.client.Close())

@@ -34,7 +34,7 @@ get_method, get_multi, set_method, delete = map(method, ("Get", "GetMulti", "Set
 def get(r):
     reply = get_method(key=r.key.encode())
     v = reply.value
-    return driver.hit(v.value, v.flags, v.cas_id) if reply.found else driver.MISS
+    return driver.hit(v.value, v.flags, v.version.hex()) if reply.found else driver.MISS
 
 
 def mget(r):

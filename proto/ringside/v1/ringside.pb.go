@@ -7,19 +7,31 @@
 // The gRPC contract of a ringside sidecar.
 //
 // A sidecar gives the services on one host a shared client for a fleet of
-// memcached nodes: it spreads keys over them, and keeps working when nodes
-// fail. Errors of the transport to a node are gRPC errors; a key that is not
-// there is a field of the reply.
+// memcached nodes: it spreads keys over them, keeps working when nodes fail,
+// and lets one caller in the whole fleet refill a popular key while everybody
+// else is served.
 //
-// Status codes, for every method:
-//   INVALID_ARGUMENT    the key is empty, longer than 250 bytes, or has a
-//                       space or control byte in it; the value is larger than
-//                       the node takes. Nothing was sent.
-//   UNAVAILABLE         the node could not be reached or the connection to it
-//                       broke. Retry only what may be done twice.
+// Keys are 1 to 250 bytes without spaces and control bytes. Values are bytes;
+// the sidecar bounds their size (1 MiB unless configured otherwise) and so
+// does the node. Times are in seconds: memcached counts in whole ones, and its
+// clock ticks by itself, so a time of 1 s can be over at once.
+//
+// A miss, a conflict and "not stored" are fields of the reply. What went wrong
+// is a gRPC status, for every method:
+//   INVALID_ARGUMENT    the key, the value's size, a time or a token is not
+//                       what it may be. Nothing was sent.
+//   FAILED_PRECONDITION the node refuses: the value is no number.
+//   UNAVAILABLE         the node could not be reached, is ejected, or the
+//                       connection to it broke.
 //   DEADLINE_EXCEEDED   no answer in time; whether it was done is not known.
-//   RESOURCE_EXHAUSTED  too much in flight to the node. Nothing was sent.
+//   RESOURCE_EXHAUSTED  too much in flight, here or to the node. Nothing was
+//                       sent.
+//   CANCELLED           the caller left.
 //   INTERNAL            the node answered with an error or out of step.
+//   UNIMPLEMENTED       the node is too old for it.
+// Each such status has an ErrorDetail that names the node and says whether
+// it is safe to try again, whatever the method: nothing was sent. "Safe to
+// retry" at a method means that it may be done twice.
 
 package ringsidev1
 
@@ -38,6 +50,256 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CompareAndSwapResponse_Outcome int32
+
+const (
+	CompareAndSwapResponse_OUTCOME_UNSPECIFIED CompareAndSwapResponse_Outcome = 0
+	// The value is stored.
+	CompareAndSwapResponse_OUTCOME_STORED CompareAndSwapResponse_Outcome = 1
+	// The item has changed, or the version is from another node, connection
+	// or sidecar than the one in use: read it again.
+	CompareAndSwapResponse_OUTCOME_CONFLICT CompareAndSwapResponse_Outcome = 2
+	// The key is not there any more.
+	CompareAndSwapResponse_OUTCOME_NOT_FOUND CompareAndSwapResponse_Outcome = 3
+)
+
+// Enum value maps for CompareAndSwapResponse_Outcome.
+var (
+	CompareAndSwapResponse_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_STORED",
+		2: "OUTCOME_CONFLICT",
+		3: "OUTCOME_NOT_FOUND",
+	}
+	CompareAndSwapResponse_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_STORED":      1,
+		"OUTCOME_CONFLICT":    2,
+		"OUTCOME_NOT_FOUND":   3,
+	}
+)
+
+func (x CompareAndSwapResponse_Outcome) Enum() *CompareAndSwapResponse_Outcome {
+	p := new(CompareAndSwapResponse_Outcome)
+	*p = x
+	return p
+}
+
+func (x CompareAndSwapResponse_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CompareAndSwapResponse_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_ringside_v1_ringside_proto_enumTypes[0].Descriptor()
+}
+
+func (CompareAndSwapResponse_Outcome) Type() protoreflect.EnumType {
+	return &file_ringside_v1_ringside_proto_enumTypes[0]
+}
+
+func (x CompareAndSwapResponse_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CompareAndSwapResponse_Outcome.Descriptor instead.
+func (CompareAndSwapResponse_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{16, 0}
+}
+
+type LeaseResponse_State int32
+
+const (
+	LeaseResponse_STATE_UNSPECIFIED LeaseResponse_State = 0
+	// value is fresh. There is nothing else to do.
+	LeaseResponse_STATE_FRESH LeaseResponse_State = 1
+	// value is stale, and somebody else refills it. Use it.
+	LeaseResponse_STATE_STALE LeaseResponse_State = 2
+	// The lease is this caller's: load, then Fill or Release with token. If
+	// value is set it is the old one, to be used meanwhile.
+	LeaseResponse_STATE_WON LeaseResponse_State = 3
+	// There is no value and somebody else loads: ask again.
+	LeaseResponse_STATE_WAIT LeaseResponse_State = 4
+	// A loader has found that the origin has no such key (Release with
+	// OUTCOME_NOT_FOUND), a moment ago.
+	LeaseResponse_STATE_NOT_FOUND LeaseResponse_State = 5
+	// A load has failed (Release with OUTCOME_FAILED) a moment ago; message
+	// says why.
+	LeaseResponse_STATE_FAILED LeaseResponse_State = 6
+	// The cache can not be asked or gives no lease: load, within bounds, and
+	// do not fill.
+	LeaseResponse_STATE_NO_LEASE LeaseResponse_State = 7
+)
+
+// Enum value maps for LeaseResponse_State.
+var (
+	LeaseResponse_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_FRESH",
+		2: "STATE_STALE",
+		3: "STATE_WON",
+		4: "STATE_WAIT",
+		5: "STATE_NOT_FOUND",
+		6: "STATE_FAILED",
+		7: "STATE_NO_LEASE",
+	}
+	LeaseResponse_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_FRESH":       1,
+		"STATE_STALE":       2,
+		"STATE_WON":         3,
+		"STATE_WAIT":        4,
+		"STATE_NOT_FOUND":   5,
+		"STATE_FAILED":      6,
+		"STATE_NO_LEASE":    7,
+	}
+)
+
+func (x LeaseResponse_State) Enum() *LeaseResponse_State {
+	p := new(LeaseResponse_State)
+	*p = x
+	return p
+}
+
+func (x LeaseResponse_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LeaseResponse_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_ringside_v1_ringside_proto_enumTypes[1].Descriptor()
+}
+
+func (LeaseResponse_State) Type() protoreflect.EnumType {
+	return &file_ringside_v1_ringside_proto_enumTypes[1]
+}
+
+func (x LeaseResponse_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LeaseResponse_State.Descriptor instead.
+func (LeaseResponse_State) EnumDescriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{30, 0}
+}
+
+type FillResponse_Outcome int32
+
+const (
+	FillResponse_OUTCOME_UNSPECIFIED FillResponse_Outcome = 0
+	FillResponse_OUTCOME_STORED      FillResponse_Outcome = 1
+	// The key was invalidated, filled or taken over since: the value may be
+	// old and was not stored.
+	FillResponse_OUTCOME_CHANGED FillResponse_Outcome = 2
+	// The key was deleted or evicted since. Not stored.
+	FillResponse_OUTCOME_GONE FillResponse_Outcome = 3
+	// The lease has ended: by Fill, Release or the end of its connection, or
+	// its node was ejected or reconnected to. Not stored.
+	FillResponse_OUTCOME_UNBOUND FillResponse_Outcome = 4
+	// The value is larger than the node takes. Not stored, and the lease has
+	// ended: for a second everybody loads for himself.
+	FillResponse_OUTCOME_TOO_LARGE FillResponse_Outcome = 5
+)
+
+// Enum value maps for FillResponse_Outcome.
+var (
+	FillResponse_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_STORED",
+		2: "OUTCOME_CHANGED",
+		3: "OUTCOME_GONE",
+		4: "OUTCOME_UNBOUND",
+		5: "OUTCOME_TOO_LARGE",
+	}
+	FillResponse_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_STORED":      1,
+		"OUTCOME_CHANGED":     2,
+		"OUTCOME_GONE":        3,
+		"OUTCOME_UNBOUND":     4,
+		"OUTCOME_TOO_LARGE":   5,
+	}
+)
+
+func (x FillResponse_Outcome) Enum() *FillResponse_Outcome {
+	p := new(FillResponse_Outcome)
+	*p = x
+	return p
+}
+
+func (x FillResponse_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FillResponse_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_ringside_v1_ringside_proto_enumTypes[2].Descriptor()
+}
+
+func (FillResponse_Outcome) Type() protoreflect.EnumType {
+	return &file_ringside_v1_ringside_proto_enumTypes[2]
+}
+
+func (x FillResponse_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FillResponse_Outcome.Descriptor instead.
+func (FillResponse_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{32, 0}
+}
+
+type ReleaseRequest_Outcome int32
+
+const (
+	// The caller will not load: the next one who asks wins.
+	ReleaseRequest_OUTCOME_UNSPECIFIED ReleaseRequest_Outcome = 0
+	// The origin has no such key. Others are told so for ttl_seconds.
+	ReleaseRequest_OUTCOME_NOT_FOUND ReleaseRequest_Outcome = 1
+	// The load failed. Where there is an old value it is served on, and the
+	// next attempt is when the lease is over; else others are told for
+	// ttl_seconds.
+	ReleaseRequest_OUTCOME_FAILED ReleaseRequest_Outcome = 2
+)
+
+// Enum value maps for ReleaseRequest_Outcome.
+var (
+	ReleaseRequest_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_NOT_FOUND",
+		2: "OUTCOME_FAILED",
+	}
+	ReleaseRequest_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_NOT_FOUND":   1,
+		"OUTCOME_FAILED":      2,
+	}
+)
+
+func (x ReleaseRequest_Outcome) Enum() *ReleaseRequest_Outcome {
+	p := new(ReleaseRequest_Outcome)
+	*p = x
+	return p
+}
+
+func (x ReleaseRequest_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReleaseRequest_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_ringside_v1_ringside_proto_enumTypes[3].Descriptor()
+}
+
+func (ReleaseRequest_Outcome) Type() protoreflect.EnumType {
+	return &file_ringside_v1_ringside_proto_enumTypes[3]
+}
+
+func (x ReleaseRequest_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReleaseRequest_Outcome.Descriptor instead.
+func (ReleaseRequest_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{33, 0}
+}
+
 // Value is what stands under a key.
 type Value struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -47,8 +309,9 @@ type Value struct {
 	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Client flags, stored and given back as they are.
 	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
-	// Version of the value, for a later compare and swap.
-	CasId         uint64 `protobuf:"varint,4,opt,name=cas_id,json=casId,proto3" json:"cas_id,omitempty"`
+	// Names the item in this state, for CompareAndSwap. It means something to
+	// this sidecar only, until it loses its connection to the node.
+	Version       []byte `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -104,11 +367,11 @@ func (x *Value) GetFlags() uint32 {
 	return 0
 }
 
-func (x *Value) GetCasId() uint64 {
+func (x *Value) GetVersion() []byte {
 	if x != nil {
-		return x.CasId
+		return x.Version
 	}
-	return 0
+	return nil
 }
 
 type GetRequest struct {
@@ -382,6 +645,115 @@ func (x *Failure) GetNode() string {
 	return ""
 }
 
+// ErrorDetail is in the details of every status that is not OK and has to do
+// with a node.
+type ErrorDetail struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the node that was asked, empty where none was.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Nothing was sent, so any method may be tried again.
+	SafeToRetry   bool `protobuf:"varint,2,opt,name=safe_to_retry,json=safeToRetry,proto3" json:"safe_to_retry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrorDetail) Reset() {
+	*x = ErrorDetail{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrorDetail) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrorDetail) ProtoMessage() {}
+
+func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
+func (*ErrorDetail) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ErrorDetail) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ErrorDetail) GetSafeToRetry() bool {
+	if x != nil {
+		return x.SafeToRetry
+	}
+	return false
+}
+
+type GetAndTouchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The new time to live in seconds: 0 is for ever, at most 30 days.
+	TtlSeconds    uint32 `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAndTouchRequest) Reset() {
+	*x = GetAndTouchRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAndTouchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAndTouchRequest) ProtoMessage() {}
+
+func (x *GetAndTouchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAndTouchRequest.ProtoReflect.Descriptor instead.
+func (*GetAndTouchRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetAndTouchRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *GetAndTouchRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
 type SetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 250 bytes without spaces and control bytes.
@@ -396,7 +768,7 @@ type SetRequest struct {
 
 func (x *SetRequest) Reset() {
 	*x = SetRequest{}
-	mi := &file_ringside_v1_ringside_proto_msgTypes[6]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +780,7 @@ func (x *SetRequest) String() string {
 func (*SetRequest) ProtoMessage() {}
 
 func (x *SetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringside_v1_ringside_proto_msgTypes[6]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +793,7 @@ func (x *SetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRequest.ProtoReflect.Descriptor instead.
 func (*SetRequest) Descriptor() ([]byte, []int) {
-	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{6}
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetRequest) GetKey() []byte {
@@ -460,7 +832,7 @@ type SetResponse struct {
 
 func (x *SetResponse) Reset() {
 	*x = SetResponse{}
-	mi := &file_ringside_v1_ringside_proto_msgTypes[7]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +844,7 @@ func (x *SetResponse) String() string {
 func (*SetResponse) ProtoMessage() {}
 
 func (x *SetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringside_v1_ringside_proto_msgTypes[7]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +857,418 @@ func (x *SetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetResponse.ProtoReflect.Descriptor instead.
 func (*SetResponse) Descriptor() ([]byte, []int) {
-	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{7}
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{9}
+}
+
+type AddRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Flags uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// Time to live in seconds: 0 is for ever, at most 30 days.
+	TtlSeconds    uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddRequest) Reset() {
+	*x = AddRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddRequest) ProtoMessage() {}
+
+func (x *AddRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddRequest.ProtoReflect.Descriptor instead.
+func (*AddRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AddRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *AddRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *AddRequest) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *AddRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type ReplaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Flags uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// Time to live in seconds: 0 is for ever, at most 30 days.
+	TtlSeconds    uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceRequest) Reset() {
+	*x = ReplaceRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceRequest) ProtoMessage() {}
+
+func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReplaceRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ReplaceRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *ReplaceRequest) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *ReplaceRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type AppendRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is added. Flags and time to live stay as they are.
+	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppendRequest) Reset() {
+	*x = AppendRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppendRequest) ProtoMessage() {}
+
+func (x *AppendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppendRequest.ProtoReflect.Descriptor instead.
+func (*AppendRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AppendRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *AppendRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type PrependRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is added. Flags and time to live stay as they are.
+	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrependRequest) Reset() {
+	*x = PrependRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrependRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrependRequest) ProtoMessage() {}
+
+func (x *PrependRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrependRequest.ProtoReflect.Descriptor instead.
+func (*PrependRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PrependRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PrependRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type StoreResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False when the key was there (Add) or was not (Replace, Append, Prepend).
+	Stored        bool `protobuf:"varint,1,opt,name=stored,proto3" json:"stored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreResponse) Reset() {
+	*x = StoreResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreResponse) ProtoMessage() {}
+
+func (x *StoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreResponse.ProtoReflect.Descriptor instead.
+func (*StoreResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StoreResponse) GetStored() bool {
+	if x != nil {
+		return x.Stored
+	}
+	return false
+}
+
+type CompareAndSwapRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Flags uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// Time to live in seconds: 0 is for ever, at most 30 days.
+	TtlSeconds uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	// Value.version of the item as it was read.
+	Version       []byte `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareAndSwapRequest) Reset() {
+	*x = CompareAndSwapRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareAndSwapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareAndSwapRequest) ProtoMessage() {}
+
+func (x *CompareAndSwapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareAndSwapRequest.ProtoReflect.Descriptor instead.
+func (*CompareAndSwapRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CompareAndSwapRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *CompareAndSwapRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *CompareAndSwapRequest) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *CompareAndSwapRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+func (x *CompareAndSwapRequest) GetVersion() []byte {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+type CompareAndSwapResponse struct {
+	state         protoimpl.MessageState         `protogen:"open.v1"`
+	Outcome       CompareAndSwapResponse_Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=ringside.v1.CompareAndSwapResponse_Outcome" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareAndSwapResponse) Reset() {
+	*x = CompareAndSwapResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareAndSwapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareAndSwapResponse) ProtoMessage() {}
+
+func (x *CompareAndSwapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareAndSwapResponse.ProtoReflect.Descriptor instead.
+func (*CompareAndSwapResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CompareAndSwapResponse) GetOutcome() CompareAndSwapResponse_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return CompareAndSwapResponse_OUTCOME_UNSPECIFIED
 }
 
 type DeleteRequest struct {
@@ -498,7 +1281,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_ringside_v1_ringside_proto_msgTypes[8]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +1293,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringside_v1_ringside_proto_msgTypes[8]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +1306,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{8}
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteRequest) GetKey() []byte {
@@ -543,7 +1326,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_ringside_v1_ringside_proto_msgTypes[9]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +1338,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringside_v1_ringside_proto_msgTypes[9]
+	mi := &file_ringside_v1_ringside_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +1351,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{9}
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteResponse) GetFound() bool {
@@ -578,16 +1361,1363 @@ func (x *DeleteResponse) GetFound() bool {
 	return false
 }
 
+type TouchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The new time to live in seconds: 0 is for ever, at most 30 days.
+	TtlSeconds    uint32 `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TouchRequest) Reset() {
+	*x = TouchRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TouchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TouchRequest) ProtoMessage() {}
+
+func (x *TouchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TouchRequest.ProtoReflect.Descriptor instead.
+func (*TouchRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *TouchRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *TouchRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type TouchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False when the key was not there.
+	Found         bool `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TouchResponse) Reset() {
+	*x = TouchResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TouchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TouchResponse) ProtoMessage() {}
+
+func (x *TouchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TouchResponse.ProtoReflect.Descriptor instead.
+func (*TouchResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TouchResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+type IncrementRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Delta         uint64                 `protobuf:"varint,2,opt,name=delta,proto3" json:"delta,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IncrementRequest) Reset() {
+	*x = IncrementRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IncrementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IncrementRequest) ProtoMessage() {}
+
+func (x *IncrementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IncrementRequest.ProtoReflect.Descriptor instead.
+func (*IncrementRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *IncrementRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *IncrementRequest) GetDelta() uint64 {
+	if x != nil {
+		return x.Delta
+	}
+	return 0
+}
+
+type DecrementRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Delta         uint64                 `protobuf:"varint,2,opt,name=delta,proto3" json:"delta,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecrementRequest) Reset() {
+	*x = DecrementRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecrementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecrementRequest) ProtoMessage() {}
+
+func (x *DecrementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecrementRequest.ProtoReflect.Descriptor instead.
+func (*DecrementRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DecrementRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *DecrementRequest) GetDelta() uint64 {
+	if x != nil {
+		return x.Delta
+	}
+	return 0
+}
+
+type CountResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False when the key was not there.
+	Found bool `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	// The new number.
+	Number        uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountResponse) Reset() {
+	*x = CountResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountResponse) ProtoMessage() {}
+
+func (x *CountResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
+func (*CountResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CountResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *CountResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type FlushAllRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When, in seconds from now; 0 is at once, at most 30 days.
+	DelaySeconds  uint32 `protobuf:"varint,1,opt,name=delay_seconds,json=delaySeconds,proto3" json:"delay_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlushAllRequest) Reset() {
+	*x = FlushAllRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlushAllRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlushAllRequest) ProtoMessage() {}
+
+func (x *FlushAllRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlushAllRequest.ProtoReflect.Descriptor instead.
+func (*FlushAllRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FlushAllRequest) GetDelaySeconds() uint32 {
+	if x != nil {
+		return x.DelaySeconds
+	}
+	return 0
+}
+
+type FlushAllResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlushAllResponse) Reset() {
+	*x = FlushAllResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlushAllResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlushAllResponse) ProtoMessage() {}
+
+func (x *FlushAllResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlushAllResponse.ProtoReflect.Descriptor instead.
+func (*FlushAllResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{25}
+}
+
+type StreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the caller and given back with the reply. Two requests that
+	// are under way at the same time must not have the same.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Request:
+	//
+	//	*StreamRequest_Get
+	//	*StreamRequest_GetAndTouch
+	//	*StreamRequest_Set
+	//	*StreamRequest_Add
+	//	*StreamRequest_Replace
+	//	*StreamRequest_Append
+	//	*StreamRequest_Prepend
+	//	*StreamRequest_CompareAndSwap
+	//	*StreamRequest_Delete
+	//	*StreamRequest_Touch
+	//	*StreamRequest_Increment
+	//	*StreamRequest_Decrement
+	Request       isStreamRequest_Request `protobuf_oneof:"request"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamRequest) Reset() {
+	*x = StreamRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamRequest) ProtoMessage() {}
+
+func (x *StreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamRequest.ProtoReflect.Descriptor instead.
+func (*StreamRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *StreamRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StreamRequest) GetRequest() isStreamRequest_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetGet() *GetRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetGetAndTouch() *GetAndTouchRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_GetAndTouch); ok {
+			return x.GetAndTouch
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetSet() *SetRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Set); ok {
+			return x.Set
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetAdd() *AddRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Add); ok {
+			return x.Add
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetReplace() *ReplaceRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Replace); ok {
+			return x.Replace
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetAppend() *AppendRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Append); ok {
+			return x.Append
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetPrepend() *PrependRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Prepend); ok {
+			return x.Prepend
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetCompareAndSwap() *CompareAndSwapRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_CompareAndSwap); ok {
+			return x.CompareAndSwap
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetDelete() *DeleteRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetTouch() *TouchRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Touch); ok {
+			return x.Touch
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetIncrement() *IncrementRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Increment); ok {
+			return x.Increment
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetDecrement() *DecrementRequest {
+	if x != nil {
+		if x, ok := x.Request.(*StreamRequest_Decrement); ok {
+			return x.Decrement
+		}
+	}
+	return nil
+}
+
+type isStreamRequest_Request interface {
+	isStreamRequest_Request()
+}
+
+type StreamRequest_Get struct {
+	Get *GetRequest `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
+}
+
+type StreamRequest_GetAndTouch struct {
+	GetAndTouch *GetAndTouchRequest `protobuf:"bytes,3,opt,name=get_and_touch,json=getAndTouch,proto3,oneof"`
+}
+
+type StreamRequest_Set struct {
+	Set *SetRequest `protobuf:"bytes,4,opt,name=set,proto3,oneof"`
+}
+
+type StreamRequest_Add struct {
+	Add *AddRequest `protobuf:"bytes,5,opt,name=add,proto3,oneof"`
+}
+
+type StreamRequest_Replace struct {
+	Replace *ReplaceRequest `protobuf:"bytes,6,opt,name=replace,proto3,oneof"`
+}
+
+type StreamRequest_Append struct {
+	Append *AppendRequest `protobuf:"bytes,7,opt,name=append,proto3,oneof"`
+}
+
+type StreamRequest_Prepend struct {
+	Prepend *PrependRequest `protobuf:"bytes,8,opt,name=prepend,proto3,oneof"`
+}
+
+type StreamRequest_CompareAndSwap struct {
+	CompareAndSwap *CompareAndSwapRequest `protobuf:"bytes,9,opt,name=compare_and_swap,json=compareAndSwap,proto3,oneof"`
+}
+
+type StreamRequest_Delete struct {
+	Delete *DeleteRequest `protobuf:"bytes,10,opt,name=delete,proto3,oneof"`
+}
+
+type StreamRequest_Touch struct {
+	Touch *TouchRequest `protobuf:"bytes,11,opt,name=touch,proto3,oneof"`
+}
+
+type StreamRequest_Increment struct {
+	Increment *IncrementRequest `protobuf:"bytes,12,opt,name=increment,proto3,oneof"`
+}
+
+type StreamRequest_Decrement struct {
+	Decrement *DecrementRequest `protobuf:"bytes,13,opt,name=decrement,proto3,oneof"`
+}
+
+func (*StreamRequest_Get) isStreamRequest_Request() {}
+
+func (*StreamRequest_GetAndTouch) isStreamRequest_Request() {}
+
+func (*StreamRequest_Set) isStreamRequest_Request() {}
+
+func (*StreamRequest_Add) isStreamRequest_Request() {}
+
+func (*StreamRequest_Replace) isStreamRequest_Request() {}
+
+func (*StreamRequest_Append) isStreamRequest_Request() {}
+
+func (*StreamRequest_Prepend) isStreamRequest_Request() {}
+
+func (*StreamRequest_CompareAndSwap) isStreamRequest_Request() {}
+
+func (*StreamRequest_Delete) isStreamRequest_Request() {}
+
+func (*StreamRequest_Touch) isStreamRequest_Request() {}
+
+func (*StreamRequest_Increment) isStreamRequest_Request() {}
+
+func (*StreamRequest_Decrement) isStreamRequest_Request() {}
+
+type StreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Response:
+	//
+	//	*StreamResponse_Get
+	//	*StreamResponse_Set
+	//	*StreamResponse_Store
+	//	*StreamResponse_CompareAndSwap
+	//	*StreamResponse_Delete
+	//	*StreamResponse_Touch
+	//	*StreamResponse_Count
+	//	*StreamResponse_Error
+	Response      isStreamResponse_Response `protobuf_oneof:"response"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamResponse) Reset() {
+	*x = StreamResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamResponse) ProtoMessage() {}
+
+func (x *StreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
+func (*StreamResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *StreamResponse) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StreamResponse) GetResponse() isStreamResponse_Response {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetGet() *GetResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetSet() *SetResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Set); ok {
+			return x.Set
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetStore() *StoreResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Store); ok {
+			return x.Store
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetCompareAndSwap() *CompareAndSwapResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_CompareAndSwap); ok {
+			return x.CompareAndSwap
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetDelete() *DeleteResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetTouch() *TouchResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Touch); ok {
+			return x.Touch
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetCount() *CountResponse {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Count); ok {
+			return x.Count
+		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetError() *StreamError {
+	if x != nil {
+		if x, ok := x.Response.(*StreamResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isStreamResponse_Response interface {
+	isStreamResponse_Response()
+}
+
+type StreamResponse_Get struct {
+	// What the method of the request would have answered.
+	Get *GetResponse `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
+}
+
+type StreamResponse_Set struct {
+	Set *SetResponse `protobuf:"bytes,3,opt,name=set,proto3,oneof"`
+}
+
+type StreamResponse_Store struct {
+	Store *StoreResponse `protobuf:"bytes,4,opt,name=store,proto3,oneof"`
+}
+
+type StreamResponse_CompareAndSwap struct {
+	CompareAndSwap *CompareAndSwapResponse `protobuf:"bytes,5,opt,name=compare_and_swap,json=compareAndSwap,proto3,oneof"`
+}
+
+type StreamResponse_Delete struct {
+	Delete *DeleteResponse `protobuf:"bytes,6,opt,name=delete,proto3,oneof"`
+}
+
+type StreamResponse_Touch struct {
+	Touch *TouchResponse `protobuf:"bytes,7,opt,name=touch,proto3,oneof"`
+}
+
+type StreamResponse_Count struct {
+	Count *CountResponse `protobuf:"bytes,8,opt,name=count,proto3,oneof"`
+}
+
+type StreamResponse_Error struct {
+	// The status that the method would have failed with.
+	Error *StreamError `protobuf:"bytes,15,opt,name=error,proto3,oneof"`
+}
+
+func (*StreamResponse_Get) isStreamResponse_Response() {}
+
+func (*StreamResponse_Set) isStreamResponse_Response() {}
+
+func (*StreamResponse_Store) isStreamResponse_Response() {}
+
+func (*StreamResponse_CompareAndSwap) isStreamResponse_Response() {}
+
+func (*StreamResponse_Delete) isStreamResponse_Response() {}
+
+func (*StreamResponse_Touch) isStreamResponse_Response() {}
+
+func (*StreamResponse_Count) isStreamResponse_Response() {}
+
+func (*StreamResponse_Error) isStreamResponse_Response() {}
+
+// StreamError is what went wrong with one request of a Stream. The stream
+// goes on.
+type StreamError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A gRPC status code.
+	Code          int32        `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string       `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Detail        *ErrorDetail `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamError) Reset() {
+	*x = StreamError{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamError) ProtoMessage() {}
+
+func (x *StreamError) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamError.ProtoReflect.Descriptor instead.
+func (*StreamError) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *StreamError) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *StreamError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *StreamError) GetDetail() *ErrorDetail {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
+type LeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// How long after its TTL, or after an invalidation, a value of this key may
+	// be served stale. All that use the key have to say the same. Not set: the
+	// sidecar's configured grace (1 h). 0: none, an expired value is gone.
+	GraceSeconds *uint32 `protobuf:"varint,2,opt,name=grace_seconds,json=graceSeconds,proto3,oneof" json:"grace_seconds,omitempty"`
+	// How long the caller may take to Fill until others take the lease over: 2 s
+	// to 1 h. Not set: the sidecar's configured lease (10 s).
+	LeaseSeconds *uint32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
+	// How long to wait for another caller's fill where there is no value, at
+	// most 60,000. The caller's deadline bounds it too. 0: do not wait.
+	WaitMillis uint32 `protobuf:"varint,4,opt,name=wait_millis,json=waitMillis,proto3" json:"wait_millis,omitempty"`
+	// Do not serve stale values: wait for the refill as for a missing key.
+	Fresh         bool `protobuf:"varint,5,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRequest) Reset() {
+	*x = LeaseRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRequest) ProtoMessage() {}
+
+func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
+func (*LeaseRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *LeaseRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *LeaseRequest) GetGraceSeconds() uint32 {
+	if x != nil && x.GraceSeconds != nil {
+		return *x.GraceSeconds
+	}
+	return 0
+}
+
+func (x *LeaseRequest) GetLeaseSeconds() uint32 {
+	if x != nil && x.LeaseSeconds != nil {
+		return *x.LeaseSeconds
+	}
+	return 0
+}
+
+func (x *LeaseRequest) GetWaitMillis() uint32 {
+	if x != nil {
+		return x.WaitMillis
+	}
+	return 0
+}
+
+func (x *LeaseRequest) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+type LeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State LeaseResponse_State    `protobuf:"varint,1,opt,name=state,proto3,enum=ringside.v1.LeaseResponse_State" json:"state,omitempty"`
+	// With FRESH and STALE, and with WON where there is an old value. An empty
+	// value is a value: has_value tells.
+	Value    []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	HasValue bool   `protobuf:"varint,3,opt,name=has_value,json=hasValue,proto3" json:"has_value,omitempty"`
+	// With WON: names the lease to Fill and Release, 1 to 1024 bytes. It is of
+	// use until the lease was taken over, to this sidecar only. The lease is
+	// released when the connection of the call that won it ends.
+	Token []byte `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
+	// With FAILED, and with NO_LEASE where the cache could not be asked.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseResponse) Reset() {
+	*x = LeaseResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseResponse) ProtoMessage() {}
+
+func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
+func (*LeaseResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *LeaseResponse) GetState() LeaseResponse_State {
+	if x != nil {
+		return x.State
+	}
+	return LeaseResponse_STATE_UNSPECIFIED
+}
+
+func (x *LeaseResponse) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *LeaseResponse) GetHasValue() bool {
+	if x != nil {
+		return x.HasValue
+	}
+	return false
+}
+
+func (x *LeaseResponse) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *LeaseResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type FillRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Token []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// How long the value is fresh, 1 s to 30 days less the grace. 0: the
+	// sidecar's configured TTL (5 min).
+	TtlSeconds    uint32 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FillRequest) Reset() {
+	*x = FillRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FillRequest) ProtoMessage() {}
+
+func (x *FillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FillRequest.ProtoReflect.Descriptor instead.
+func (*FillRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *FillRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *FillRequest) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *FillRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type FillResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcome       FillResponse_Outcome   `protobuf:"varint,1,opt,name=outcome,proto3,enum=ringside.v1.FillResponse_Outcome" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FillResponse) Reset() {
+	*x = FillResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FillResponse) ProtoMessage() {}
+
+func (x *FillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FillResponse.ProtoReflect.Descriptor instead.
+func (*FillResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *FillResponse) GetOutcome() FillResponse_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return FillResponse_OUTCOME_UNSPECIFIED
+}
+
+type ReleaseRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Token   []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Outcome ReleaseRequest_Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=ringside.v1.ReleaseRequest_Outcome" json:"outcome,omitempty"`
+	// With NOT_FOUND and FAILED; 0 is 1 s, at most 60 s for FAILED.
+	TtlSeconds uint32 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	// With FAILED: what others are told. Its first line, at most 200 bytes.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ReleaseRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetOutcome() ReleaseRequest_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ReleaseRequest_OUTCOME_UNSPECIFIED
+}
+
+func (x *ReleaseRequest) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+func (x *ReleaseRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type ReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{34}
+}
+
+type InvalidateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// As in LeaseRequest. With 0 the key is deleted.
+	GraceSeconds *uint32 `protobuf:"varint,2,opt,name=grace_seconds,json=graceSeconds,proto3,oneof" json:"grace_seconds,omitempty"`
+	// The caller is about to load the new value: ask for the lease as well, in
+	// place of whoever has it.
+	WantLease bool `protobuf:"varint,3,opt,name=want_lease,json=wantLease,proto3" json:"want_lease,omitempty"`
+	// With want_lease, as in LeaseRequest.
+	LeaseSeconds  *uint32 `protobuf:"varint,4,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvalidateRequest) Reset() {
+	*x = InvalidateRequest{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvalidateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvalidateRequest) ProtoMessage() {}
+
+func (x *InvalidateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvalidateRequest.ProtoReflect.Descriptor instead.
+func (*InvalidateRequest) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *InvalidateRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *InvalidateRequest) GetGraceSeconds() uint32 {
+	if x != nil && x.GraceSeconds != nil {
+		return *x.GraceSeconds
+	}
+	return 0
+}
+
+func (x *InvalidateRequest) GetWantLease() bool {
+	if x != nil {
+		return x.WantLease
+	}
+	return false
+}
+
+func (x *InvalidateRequest) GetLeaseSeconds() uint32 {
+	if x != nil && x.LeaseSeconds != nil {
+		return *x.LeaseSeconds
+	}
+	return 0
+}
+
+type InvalidateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key's owner is out, and only its stand-in knows: the old value may
+	// come back with the owner. Invalidate again until this is false.
+	OwnerDown bool `protobuf:"varint,1,opt,name=owner_down,json=ownerDown,proto3" json:"owner_down,omitempty"`
+	// With want_lease: WON, or what Lease would have answered.
+	Lease         *LeaseResponse `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvalidateResponse) Reset() {
+	*x = InvalidateResponse{}
+	mi := &file_ringside_v1_ringside_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvalidateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvalidateResponse) ProtoMessage() {}
+
+func (x *InvalidateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringside_v1_ringside_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvalidateResponse.ProtoReflect.Descriptor instead.
+func (*InvalidateResponse) Descriptor() ([]byte, []int) {
+	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *InvalidateResponse) GetOwnerDown() bool {
+	if x != nil {
+		return x.OwnerDown
+	}
+	return false
+}
+
+func (x *InvalidateResponse) GetLease() *LeaseResponse {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 var File_ringside_v1_ringside_proto protoreflect.FileDescriptor
 
 const file_ringside_v1_ringside_proto_rawDesc = "" +
 	"\n" +
-	"\x1aringside/v1/ringside.proto\x12\vringside.v1\"\\\n" +
+	"\x1aringside/v1/ringside.proto\x12\vringside.v1\"_\n" +
 	"\x05Value\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
-	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x15\n" +
-	"\x06cas_id\x18\x04 \x01(\x04R\x05casId\"\x1e\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\fR\aversion\"\x1e\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"M\n" +
@@ -603,7 +2733,14 @@ const file_ringside_v1_ringside_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node\"k\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"E\n" +
+	"\vErrorDetail\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\"\n" +
+	"\rsafe_to_retry\x18\x02 \x01(\bR\vsafeToRetry\"G\n" +
+	"\x12GetAndTouchRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1f\n" +
+	"\vttl_seconds\x18\x02 \x01(\rR\n" +
+	"ttlSeconds\"k\n" +
 	"\n" +
 	"SetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
@@ -611,16 +2748,180 @@ const file_ringside_v1_ringside_proto_rawDesc = "" +
 	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x1f\n" +
 	"\vttl_seconds\x18\x04 \x01(\rR\n" +
 	"ttlSeconds\"\r\n" +
-	"\vSetResponse\"!\n" +
+	"\vSetResponse\"k\n" +
+	"\n" +
+	"AddRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x1f\n" +
+	"\vttl_seconds\x18\x04 \x01(\rR\n" +
+	"ttlSeconds\"o\n" +
+	"\x0eReplaceRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x1f\n" +
+	"\vttl_seconds\x18\x04 \x01(\rR\n" +
+	"ttlSeconds\"7\n" +
+	"\rAppendRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"8\n" +
+	"\x0ePrependRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"'\n" +
+	"\rStoreResponse\x12\x16\n" +
+	"\x06stored\x18\x01 \x01(\bR\x06stored\"\x90\x01\n" +
+	"\x15CompareAndSwapRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x1f\n" +
+	"\vttl_seconds\x18\x04 \x01(\rR\n" +
+	"ttlSeconds\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\fR\aversion\"\xc4\x01\n" +
+	"\x16CompareAndSwapResponse\x12E\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2+.ringside.v1.CompareAndSwapResponse.OutcomeR\aoutcome\"c\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eOUTCOME_STORED\x10\x01\x12\x14\n" +
+	"\x10OUTCOME_CONFLICT\x10\x02\x12\x15\n" +
+	"\x11OUTCOME_NOT_FOUND\x10\x03\"!\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"&\n" +
 	"\x0eDeleteResponse\x12\x14\n" +
-	"\x05found\x18\x01 \x01(\bR\x05found2\x87\x02\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\"A\n" +
+	"\fTouchRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1f\n" +
+	"\vttl_seconds\x18\x02 \x01(\rR\n" +
+	"ttlSeconds\"%\n" +
+	"\rTouchResponse\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\":\n" +
+	"\x10IncrementRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05delta\x18\x02 \x01(\x04R\x05delta\":\n" +
+	"\x10DecrementRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05delta\x18\x02 \x01(\x04R\x05delta\"=\n" +
+	"\rCountResponse\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"6\n" +
+	"\x0fFlushAllRequest\x12#\n" +
+	"\rdelay_seconds\x18\x01 \x01(\rR\fdelaySeconds\"\x12\n" +
+	"\x10FlushAllResponse\"\xd7\x05\n" +
+	"\rStreamRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
+	"\x03get\x18\x02 \x01(\v2\x17.ringside.v1.GetRequestH\x00R\x03get\x12E\n" +
+	"\rget_and_touch\x18\x03 \x01(\v2\x1f.ringside.v1.GetAndTouchRequestH\x00R\vgetAndTouch\x12+\n" +
+	"\x03set\x18\x04 \x01(\v2\x17.ringside.v1.SetRequestH\x00R\x03set\x12+\n" +
+	"\x03add\x18\x05 \x01(\v2\x17.ringside.v1.AddRequestH\x00R\x03add\x127\n" +
+	"\areplace\x18\x06 \x01(\v2\x1b.ringside.v1.ReplaceRequestH\x00R\areplace\x124\n" +
+	"\x06append\x18\a \x01(\v2\x1a.ringside.v1.AppendRequestH\x00R\x06append\x127\n" +
+	"\aprepend\x18\b \x01(\v2\x1b.ringside.v1.PrependRequestH\x00R\aprepend\x12N\n" +
+	"\x10compare_and_swap\x18\t \x01(\v2\".ringside.v1.CompareAndSwapRequestH\x00R\x0ecompareAndSwap\x124\n" +
+	"\x06delete\x18\n" +
+	" \x01(\v2\x1a.ringside.v1.DeleteRequestH\x00R\x06delete\x121\n" +
+	"\x05touch\x18\v \x01(\v2\x19.ringside.v1.TouchRequestH\x00R\x05touch\x12=\n" +
+	"\tincrement\x18\f \x01(\v2\x1d.ringside.v1.IncrementRequestH\x00R\tincrement\x12=\n" +
+	"\tdecrement\x18\r \x01(\v2\x1d.ringside.v1.DecrementRequestH\x00R\tdecrementB\t\n" +
+	"\arequest\"\xde\x03\n" +
+	"\x0eStreamResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
+	"\x03get\x18\x02 \x01(\v2\x18.ringside.v1.GetResponseH\x00R\x03get\x12,\n" +
+	"\x03set\x18\x03 \x01(\v2\x18.ringside.v1.SetResponseH\x00R\x03set\x122\n" +
+	"\x05store\x18\x04 \x01(\v2\x1a.ringside.v1.StoreResponseH\x00R\x05store\x12O\n" +
+	"\x10compare_and_swap\x18\x05 \x01(\v2#.ringside.v1.CompareAndSwapResponseH\x00R\x0ecompareAndSwap\x125\n" +
+	"\x06delete\x18\x06 \x01(\v2\x1b.ringside.v1.DeleteResponseH\x00R\x06delete\x122\n" +
+	"\x05touch\x18\a \x01(\v2\x1a.ringside.v1.TouchResponseH\x00R\x05touch\x122\n" +
+	"\x05count\x18\b \x01(\v2\x1a.ringside.v1.CountResponseH\x00R\x05count\x120\n" +
+	"\x05error\x18\x0f \x01(\v2\x18.ringside.v1.StreamErrorH\x00R\x05errorB\n" +
+	"\n" +
+	"\bresponse\"m\n" +
+	"\vStreamError\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x120\n" +
+	"\x06detail\x18\x03 \x01(\v2\x18.ringside.v1.ErrorDetailR\x06detail\"\xcf\x01\n" +
+	"\fLeaseRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12(\n" +
+	"\rgrace_seconds\x18\x02 \x01(\rH\x00R\fgraceSeconds\x88\x01\x01\x12(\n" +
+	"\rlease_seconds\x18\x03 \x01(\rH\x01R\fleaseSeconds\x88\x01\x01\x12\x1f\n" +
+	"\vwait_millis\x18\x04 \x01(\rR\n" +
+	"waitMillis\x12\x14\n" +
+	"\x05fresh\x18\x05 \x01(\bR\x05freshB\x10\n" +
+	"\x0e_grace_secondsB\x10\n" +
+	"\x0e_lease_seconds\"\xc7\x02\n" +
+	"\rLeaseResponse\x126\n" +
+	"\x05state\x18\x01 \x01(\x0e2 .ringside.v1.LeaseResponse.StateR\x05state\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1b\n" +
+	"\thas_value\x18\x03 \x01(\bR\bhasValue\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\fR\x05token\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"\x9a\x01\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSTATE_FRESH\x10\x01\x12\x0f\n" +
+	"\vSTATE_STALE\x10\x02\x12\r\n" +
+	"\tSTATE_WON\x10\x03\x12\x0e\n" +
+	"\n" +
+	"STATE_WAIT\x10\x04\x12\x13\n" +
+	"\x0fSTATE_NOT_FOUND\x10\x05\x12\x10\n" +
+	"\fSTATE_FAILED\x10\x06\x12\x12\n" +
+	"\x0eSTATE_NO_LEASE\x10\a\"Z\n" +
+	"\vFillRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1f\n" +
+	"\vttl_seconds\x18\x03 \x01(\rR\n" +
+	"ttlSeconds\"\xd7\x01\n" +
+	"\fFillResponse\x12;\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2!.ringside.v1.FillResponse.OutcomeR\aoutcome\"\x89\x01\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eOUTCOME_STORED\x10\x01\x12\x13\n" +
+	"\x0fOUTCOME_CHANGED\x10\x02\x12\x10\n" +
+	"\fOUTCOME_GONE\x10\x03\x12\x13\n" +
+	"\x0fOUTCOME_UNBOUND\x10\x04\x12\x15\n" +
+	"\x11OUTCOME_TOO_LARGE\x10\x05\"\xef\x01\n" +
+	"\x0eReleaseRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12=\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2#.ringside.v1.ReleaseRequest.OutcomeR\aoutcome\x12\x1f\n" +
+	"\vttl_seconds\x18\x03 \x01(\rR\n" +
+	"ttlSeconds\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"M\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11OUTCOME_NOT_FOUND\x10\x01\x12\x12\n" +
+	"\x0eOUTCOME_FAILED\x10\x02\"\x11\n" +
+	"\x0fReleaseResponse\"\xbc\x01\n" +
+	"\x11InvalidateRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12(\n" +
+	"\rgrace_seconds\x18\x02 \x01(\rH\x00R\fgraceSeconds\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"want_lease\x18\x03 \x01(\bR\twantLease\x12(\n" +
+	"\rlease_seconds\x18\x04 \x01(\rH\x01R\fleaseSeconds\x88\x01\x01B\x10\n" +
+	"\x0e_grace_secondsB\x10\n" +
+	"\x0e_lease_seconds\"e\n" +
+	"\x12InvalidateResponse\x12\x1d\n" +
+	"\n" +
+	"owner_down\x18\x01 \x01(\bR\townerDown\x120\n" +
+	"\x05lease\x18\x02 \x01(\v2\x1a.ringside.v1.LeaseResponseR\x05lease2\xa4\n" +
+	"\n" +
 	"\x05Cache\x128\n" +
 	"\x03Get\x12\x17.ringside.v1.GetRequest\x1a\x18.ringside.v1.GetResponse\x12G\n" +
-	"\bGetMulti\x12\x1c.ringside.v1.GetMultiRequest\x1a\x1d.ringside.v1.GetMultiResponse\x128\n" +
-	"\x03Set\x12\x17.ringside.v1.SetRequest\x1a\x18.ringside.v1.SetResponse\x12A\n" +
-	"\x06Delete\x12\x1a.ringside.v1.DeleteRequest\x1a\x1b.ringside.v1.DeleteResponseBAZ?github.com/ringside-cache/ringside/proto/ringside/v1;ringsidev1b\x06proto3"
+	"\bGetMulti\x12\x1c.ringside.v1.GetMultiRequest\x1a\x1d.ringside.v1.GetMultiResponse\x12H\n" +
+	"\vGetAndTouch\x12\x1f.ringside.v1.GetAndTouchRequest\x1a\x18.ringside.v1.GetResponse\x128\n" +
+	"\x03Set\x12\x17.ringside.v1.SetRequest\x1a\x18.ringside.v1.SetResponse\x12:\n" +
+	"\x03Add\x12\x17.ringside.v1.AddRequest\x1a\x1a.ringside.v1.StoreResponse\x12B\n" +
+	"\aReplace\x12\x1b.ringside.v1.ReplaceRequest\x1a\x1a.ringside.v1.StoreResponse\x12@\n" +
+	"\x06Append\x12\x1a.ringside.v1.AppendRequest\x1a\x1a.ringside.v1.StoreResponse\x12B\n" +
+	"\aPrepend\x12\x1b.ringside.v1.PrependRequest\x1a\x1a.ringside.v1.StoreResponse\x12Y\n" +
+	"\x0eCompareAndSwap\x12\".ringside.v1.CompareAndSwapRequest\x1a#.ringside.v1.CompareAndSwapResponse\x12A\n" +
+	"\x06Delete\x12\x1a.ringside.v1.DeleteRequest\x1a\x1b.ringside.v1.DeleteResponse\x12>\n" +
+	"\x05Touch\x12\x19.ringside.v1.TouchRequest\x1a\x1a.ringside.v1.TouchResponse\x12F\n" +
+	"\tIncrement\x12\x1d.ringside.v1.IncrementRequest\x1a\x1a.ringside.v1.CountResponse\x12F\n" +
+	"\tDecrement\x12\x1d.ringside.v1.DecrementRequest\x1a\x1a.ringside.v1.CountResponse\x12G\n" +
+	"\bFlushAll\x12\x1c.ringside.v1.FlushAllRequest\x1a\x1d.ringside.v1.FlushAllResponse\x12E\n" +
+	"\x06Stream\x12\x1a.ringside.v1.StreamRequest\x1a\x1b.ringside.v1.StreamResponse(\x010\x01\x12>\n" +
+	"\x05Lease\x12\x19.ringside.v1.LeaseRequest\x1a\x1a.ringside.v1.LeaseResponse\x12;\n" +
+	"\x04Fill\x12\x18.ringside.v1.FillRequest\x1a\x19.ringside.v1.FillResponse\x12D\n" +
+	"\aRelease\x12\x1b.ringside.v1.ReleaseRequest\x1a\x1c.ringside.v1.ReleaseResponse\x12M\n" +
+	"\n" +
+	"Invalidate\x12\x1e.ringside.v1.InvalidateRequest\x1a\x1f.ringside.v1.InvalidateResponseBAZ?github.com/ringside-cache/ringside/proto/ringside/v1;ringsidev1b\x06proto3"
 
 var (
 	file_ringside_v1_ringside_proto_rawDescOnce sync.Once
@@ -634,36 +2935,124 @@ func file_ringside_v1_ringside_proto_rawDescGZIP() []byte {
 	return file_ringside_v1_ringside_proto_rawDescData
 }
 
-var file_ringside_v1_ringside_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ringside_v1_ringside_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_ringside_v1_ringside_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_ringside_v1_ringside_proto_goTypes = []any{
-	(*Value)(nil),            // 0: ringside.v1.Value
-	(*GetRequest)(nil),       // 1: ringside.v1.GetRequest
-	(*GetResponse)(nil),      // 2: ringside.v1.GetResponse
-	(*GetMultiRequest)(nil),  // 3: ringside.v1.GetMultiRequest
-	(*GetMultiResponse)(nil), // 4: ringside.v1.GetMultiResponse
-	(*Failure)(nil),          // 5: ringside.v1.Failure
-	(*SetRequest)(nil),       // 6: ringside.v1.SetRequest
-	(*SetResponse)(nil),      // 7: ringside.v1.SetResponse
-	(*DeleteRequest)(nil),    // 8: ringside.v1.DeleteRequest
-	(*DeleteResponse)(nil),   // 9: ringside.v1.DeleteResponse
+	(CompareAndSwapResponse_Outcome)(0), // 0: ringside.v1.CompareAndSwapResponse.Outcome
+	(LeaseResponse_State)(0),            // 1: ringside.v1.LeaseResponse.State
+	(FillResponse_Outcome)(0),           // 2: ringside.v1.FillResponse.Outcome
+	(ReleaseRequest_Outcome)(0),         // 3: ringside.v1.ReleaseRequest.Outcome
+	(*Value)(nil),                       // 4: ringside.v1.Value
+	(*GetRequest)(nil),                  // 5: ringside.v1.GetRequest
+	(*GetResponse)(nil),                 // 6: ringside.v1.GetResponse
+	(*GetMultiRequest)(nil),             // 7: ringside.v1.GetMultiRequest
+	(*GetMultiResponse)(nil),            // 8: ringside.v1.GetMultiResponse
+	(*Failure)(nil),                     // 9: ringside.v1.Failure
+	(*ErrorDetail)(nil),                 // 10: ringside.v1.ErrorDetail
+	(*GetAndTouchRequest)(nil),          // 11: ringside.v1.GetAndTouchRequest
+	(*SetRequest)(nil),                  // 12: ringside.v1.SetRequest
+	(*SetResponse)(nil),                 // 13: ringside.v1.SetResponse
+	(*AddRequest)(nil),                  // 14: ringside.v1.AddRequest
+	(*ReplaceRequest)(nil),              // 15: ringside.v1.ReplaceRequest
+	(*AppendRequest)(nil),               // 16: ringside.v1.AppendRequest
+	(*PrependRequest)(nil),              // 17: ringside.v1.PrependRequest
+	(*StoreResponse)(nil),               // 18: ringside.v1.StoreResponse
+	(*CompareAndSwapRequest)(nil),       // 19: ringside.v1.CompareAndSwapRequest
+	(*CompareAndSwapResponse)(nil),      // 20: ringside.v1.CompareAndSwapResponse
+	(*DeleteRequest)(nil),               // 21: ringside.v1.DeleteRequest
+	(*DeleteResponse)(nil),              // 22: ringside.v1.DeleteResponse
+	(*TouchRequest)(nil),                // 23: ringside.v1.TouchRequest
+	(*TouchResponse)(nil),               // 24: ringside.v1.TouchResponse
+	(*IncrementRequest)(nil),            // 25: ringside.v1.IncrementRequest
+	(*DecrementRequest)(nil),            // 26: ringside.v1.DecrementRequest
+	(*CountResponse)(nil),               // 27: ringside.v1.CountResponse
+	(*FlushAllRequest)(nil),             // 28: ringside.v1.FlushAllRequest
+	(*FlushAllResponse)(nil),            // 29: ringside.v1.FlushAllResponse
+	(*StreamRequest)(nil),               // 30: ringside.v1.StreamRequest
+	(*StreamResponse)(nil),              // 31: ringside.v1.StreamResponse
+	(*StreamError)(nil),                 // 32: ringside.v1.StreamError
+	(*LeaseRequest)(nil),                // 33: ringside.v1.LeaseRequest
+	(*LeaseResponse)(nil),               // 34: ringside.v1.LeaseResponse
+	(*FillRequest)(nil),                 // 35: ringside.v1.FillRequest
+	(*FillResponse)(nil),                // 36: ringside.v1.FillResponse
+	(*ReleaseRequest)(nil),              // 37: ringside.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),             // 38: ringside.v1.ReleaseResponse
+	(*InvalidateRequest)(nil),           // 39: ringside.v1.InvalidateRequest
+	(*InvalidateResponse)(nil),          // 40: ringside.v1.InvalidateResponse
 }
 var file_ringside_v1_ringside_proto_depIdxs = []int32{
-	0, // 0: ringside.v1.GetResponse.value:type_name -> ringside.v1.Value
-	0, // 1: ringside.v1.GetMultiResponse.values:type_name -> ringside.v1.Value
-	5, // 2: ringside.v1.GetMultiResponse.failures:type_name -> ringside.v1.Failure
-	1, // 3: ringside.v1.Cache.Get:input_type -> ringside.v1.GetRequest
-	3, // 4: ringside.v1.Cache.GetMulti:input_type -> ringside.v1.GetMultiRequest
-	6, // 5: ringside.v1.Cache.Set:input_type -> ringside.v1.SetRequest
-	8, // 6: ringside.v1.Cache.Delete:input_type -> ringside.v1.DeleteRequest
-	2, // 7: ringside.v1.Cache.Get:output_type -> ringside.v1.GetResponse
-	4, // 8: ringside.v1.Cache.GetMulti:output_type -> ringside.v1.GetMultiResponse
-	7, // 9: ringside.v1.Cache.Set:output_type -> ringside.v1.SetResponse
-	9, // 10: ringside.v1.Cache.Delete:output_type -> ringside.v1.DeleteResponse
-	7, // [7:11] is the sub-list for method output_type
-	3, // [3:7] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4,  // 0: ringside.v1.GetResponse.value:type_name -> ringside.v1.Value
+	4,  // 1: ringside.v1.GetMultiResponse.values:type_name -> ringside.v1.Value
+	9,  // 2: ringside.v1.GetMultiResponse.failures:type_name -> ringside.v1.Failure
+	0,  // 3: ringside.v1.CompareAndSwapResponse.outcome:type_name -> ringside.v1.CompareAndSwapResponse.Outcome
+	5,  // 4: ringside.v1.StreamRequest.get:type_name -> ringside.v1.GetRequest
+	11, // 5: ringside.v1.StreamRequest.get_and_touch:type_name -> ringside.v1.GetAndTouchRequest
+	12, // 6: ringside.v1.StreamRequest.set:type_name -> ringside.v1.SetRequest
+	14, // 7: ringside.v1.StreamRequest.add:type_name -> ringside.v1.AddRequest
+	15, // 8: ringside.v1.StreamRequest.replace:type_name -> ringside.v1.ReplaceRequest
+	16, // 9: ringside.v1.StreamRequest.append:type_name -> ringside.v1.AppendRequest
+	17, // 10: ringside.v1.StreamRequest.prepend:type_name -> ringside.v1.PrependRequest
+	19, // 11: ringside.v1.StreamRequest.compare_and_swap:type_name -> ringside.v1.CompareAndSwapRequest
+	21, // 12: ringside.v1.StreamRequest.delete:type_name -> ringside.v1.DeleteRequest
+	23, // 13: ringside.v1.StreamRequest.touch:type_name -> ringside.v1.TouchRequest
+	25, // 14: ringside.v1.StreamRequest.increment:type_name -> ringside.v1.IncrementRequest
+	26, // 15: ringside.v1.StreamRequest.decrement:type_name -> ringside.v1.DecrementRequest
+	6,  // 16: ringside.v1.StreamResponse.get:type_name -> ringside.v1.GetResponse
+	13, // 17: ringside.v1.StreamResponse.set:type_name -> ringside.v1.SetResponse
+	18, // 18: ringside.v1.StreamResponse.store:type_name -> ringside.v1.StoreResponse
+	20, // 19: ringside.v1.StreamResponse.compare_and_swap:type_name -> ringside.v1.CompareAndSwapResponse
+	22, // 20: ringside.v1.StreamResponse.delete:type_name -> ringside.v1.DeleteResponse
+	24, // 21: ringside.v1.StreamResponse.touch:type_name -> ringside.v1.TouchResponse
+	27, // 22: ringside.v1.StreamResponse.count:type_name -> ringside.v1.CountResponse
+	32, // 23: ringside.v1.StreamResponse.error:type_name -> ringside.v1.StreamError
+	10, // 24: ringside.v1.StreamError.detail:type_name -> ringside.v1.ErrorDetail
+	1,  // 25: ringside.v1.LeaseResponse.state:type_name -> ringside.v1.LeaseResponse.State
+	2,  // 26: ringside.v1.FillResponse.outcome:type_name -> ringside.v1.FillResponse.Outcome
+	3,  // 27: ringside.v1.ReleaseRequest.outcome:type_name -> ringside.v1.ReleaseRequest.Outcome
+	34, // 28: ringside.v1.InvalidateResponse.lease:type_name -> ringside.v1.LeaseResponse
+	5,  // 29: ringside.v1.Cache.Get:input_type -> ringside.v1.GetRequest
+	7,  // 30: ringside.v1.Cache.GetMulti:input_type -> ringside.v1.GetMultiRequest
+	11, // 31: ringside.v1.Cache.GetAndTouch:input_type -> ringside.v1.GetAndTouchRequest
+	12, // 32: ringside.v1.Cache.Set:input_type -> ringside.v1.SetRequest
+	14, // 33: ringside.v1.Cache.Add:input_type -> ringside.v1.AddRequest
+	15, // 34: ringside.v1.Cache.Replace:input_type -> ringside.v1.ReplaceRequest
+	16, // 35: ringside.v1.Cache.Append:input_type -> ringside.v1.AppendRequest
+	17, // 36: ringside.v1.Cache.Prepend:input_type -> ringside.v1.PrependRequest
+	19, // 37: ringside.v1.Cache.CompareAndSwap:input_type -> ringside.v1.CompareAndSwapRequest
+	21, // 38: ringside.v1.Cache.Delete:input_type -> ringside.v1.DeleteRequest
+	23, // 39: ringside.v1.Cache.Touch:input_type -> ringside.v1.TouchRequest
+	25, // 40: ringside.v1.Cache.Increment:input_type -> ringside.v1.IncrementRequest
+	26, // 41: ringside.v1.Cache.Decrement:input_type -> ringside.v1.DecrementRequest
+	28, // 42: ringside.v1.Cache.FlushAll:input_type -> ringside.v1.FlushAllRequest
+	30, // 43: ringside.v1.Cache.Stream:input_type -> ringside.v1.StreamRequest
+	33, // 44: ringside.v1.Cache.Lease:input_type -> ringside.v1.LeaseRequest
+	35, // 45: ringside.v1.Cache.Fill:input_type -> ringside.v1.FillRequest
+	37, // 46: ringside.v1.Cache.Release:input_type -> ringside.v1.ReleaseRequest
+	39, // 47: ringside.v1.Cache.Invalidate:input_type -> ringside.v1.InvalidateRequest
+	6,  // 48: ringside.v1.Cache.Get:output_type -> ringside.v1.GetResponse
+	8,  // 49: ringside.v1.Cache.GetMulti:output_type -> ringside.v1.GetMultiResponse
+	6,  // 50: ringside.v1.Cache.GetAndTouch:output_type -> ringside.v1.GetResponse
+	13, // 51: ringside.v1.Cache.Set:output_type -> ringside.v1.SetResponse
+	18, // 52: ringside.v1.Cache.Add:output_type -> ringside.v1.StoreResponse
+	18, // 53: ringside.v1.Cache.Replace:output_type -> ringside.v1.StoreResponse
+	18, // 54: ringside.v1.Cache.Append:output_type -> ringside.v1.StoreResponse
+	18, // 55: ringside.v1.Cache.Prepend:output_type -> ringside.v1.StoreResponse
+	20, // 56: ringside.v1.Cache.CompareAndSwap:output_type -> ringside.v1.CompareAndSwapResponse
+	22, // 57: ringside.v1.Cache.Delete:output_type -> ringside.v1.DeleteResponse
+	24, // 58: ringside.v1.Cache.Touch:output_type -> ringside.v1.TouchResponse
+	27, // 59: ringside.v1.Cache.Increment:output_type -> ringside.v1.CountResponse
+	27, // 60: ringside.v1.Cache.Decrement:output_type -> ringside.v1.CountResponse
+	29, // 61: ringside.v1.Cache.FlushAll:output_type -> ringside.v1.FlushAllResponse
+	31, // 62: ringside.v1.Cache.Stream:output_type -> ringside.v1.StreamResponse
+	34, // 63: ringside.v1.Cache.Lease:output_type -> ringside.v1.LeaseResponse
+	36, // 64: ringside.v1.Cache.Fill:output_type -> ringside.v1.FillResponse
+	38, // 65: ringside.v1.Cache.Release:output_type -> ringside.v1.ReleaseResponse
+	40, // 66: ringside.v1.Cache.Invalidate:output_type -> ringside.v1.InvalidateResponse
+	48, // [48:67] is the sub-list for method output_type
+	29, // [29:48] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_ringside_v1_ringside_proto_init() }
@@ -671,18 +3060,45 @@ func file_ringside_v1_ringside_proto_init() {
 	if File_ringside_v1_ringside_proto != nil {
 		return
 	}
+	file_ringside_v1_ringside_proto_msgTypes[26].OneofWrappers = []any{
+		(*StreamRequest_Get)(nil),
+		(*StreamRequest_GetAndTouch)(nil),
+		(*StreamRequest_Set)(nil),
+		(*StreamRequest_Add)(nil),
+		(*StreamRequest_Replace)(nil),
+		(*StreamRequest_Append)(nil),
+		(*StreamRequest_Prepend)(nil),
+		(*StreamRequest_CompareAndSwap)(nil),
+		(*StreamRequest_Delete)(nil),
+		(*StreamRequest_Touch)(nil),
+		(*StreamRequest_Increment)(nil),
+		(*StreamRequest_Decrement)(nil),
+	}
+	file_ringside_v1_ringside_proto_msgTypes[27].OneofWrappers = []any{
+		(*StreamResponse_Get)(nil),
+		(*StreamResponse_Set)(nil),
+		(*StreamResponse_Store)(nil),
+		(*StreamResponse_CompareAndSwap)(nil),
+		(*StreamResponse_Delete)(nil),
+		(*StreamResponse_Touch)(nil),
+		(*StreamResponse_Count)(nil),
+		(*StreamResponse_Error)(nil),
+	}
+	file_ringside_v1_ringside_proto_msgTypes[29].OneofWrappers = []any{}
+	file_ringside_v1_ringside_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringside_v1_ringside_proto_rawDesc), len(file_ringside_v1_ringside_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   10,
+			NumEnums:      4,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_ringside_v1_ringside_proto_goTypes,
 		DependencyIndexes: file_ringside_v1_ringside_proto_depIdxs,
+		EnumInfos:         file_ringside_v1_ringside_proto_enumTypes,
 		MessageInfos:      file_ringside_v1_ringside_proto_msgTypes,
 	}.Build()
 	File_ringside_v1_ringside_proto = out.File

@@ -7,19 +7,31 @@
 // The gRPC contract of a ringside sidecar.
 //
 // A sidecar gives the services on one host a shared client for a fleet of
-// memcached nodes: it spreads keys over them, and keeps working when nodes
-// fail. Errors of the transport to a node are gRPC errors; a key that is not
-// there is a field of the reply.
+// memcached nodes: it spreads keys over them, keeps working when nodes fail,
+// and lets one caller in the whole fleet refill a popular key while everybody
+// else is served.
 //
-// Status codes, for every method:
-//   INVALID_ARGUMENT    the key is empty, longer than 250 bytes, or has a
-//                       space or control byte in it; the value is larger than
-//                       the node takes. Nothing was sent.
-//   UNAVAILABLE         the node could not be reached or the connection to it
-//                       broke. Retry only what may be done twice.
+// Keys are 1 to 250 bytes without spaces and control bytes. Values are bytes;
+// the sidecar bounds their size (1 MiB unless configured otherwise) and so
+// does the node. Times are in seconds: memcached counts in whole ones, and its
+// clock ticks by itself, so a time of 1 s can be over at once.
+//
+// A miss, a conflict and "not stored" are fields of the reply. What went wrong
+// is a gRPC status, for every method:
+//   INVALID_ARGUMENT    the key, the value's size, a time or a token is not
+//                       what it may be. Nothing was sent.
+//   FAILED_PRECONDITION the node refuses: the value is no number.
+//   UNAVAILABLE         the node could not be reached, is ejected, or the
+//                       connection to it broke.
 //   DEADLINE_EXCEEDED   no answer in time; whether it was done is not known.
-//   RESOURCE_EXHAUSTED  too much in flight to the node. Nothing was sent.
+//   RESOURCE_EXHAUSTED  too much in flight, here or to the node. Nothing was
+//                       sent.
+//   CANCELLED           the caller left.
 //   INTERNAL            the node answered with an error or out of step.
+//   UNIMPLEMENTED       the node is too old for it.
+// Each such status has an ErrorDetail that names the node and says whether
+// it is safe to try again, whatever the method: nothing was sent. "Safe to
+// retry" at a method means that it may be done twice.
 
 package ringsidev1
 
@@ -36,10 +48,25 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Cache_Get_FullMethodName      = "/ringside.v1.Cache/Get"
-	Cache_GetMulti_FullMethodName = "/ringside.v1.Cache/GetMulti"
-	Cache_Set_FullMethodName      = "/ringside.v1.Cache/Set"
-	Cache_Delete_FullMethodName   = "/ringside.v1.Cache/Delete"
+	Cache_Get_FullMethodName            = "/ringside.v1.Cache/Get"
+	Cache_GetMulti_FullMethodName       = "/ringside.v1.Cache/GetMulti"
+	Cache_GetAndTouch_FullMethodName    = "/ringside.v1.Cache/GetAndTouch"
+	Cache_Set_FullMethodName            = "/ringside.v1.Cache/Set"
+	Cache_Add_FullMethodName            = "/ringside.v1.Cache/Add"
+	Cache_Replace_FullMethodName        = "/ringside.v1.Cache/Replace"
+	Cache_Append_FullMethodName         = "/ringside.v1.Cache/Append"
+	Cache_Prepend_FullMethodName        = "/ringside.v1.Cache/Prepend"
+	Cache_CompareAndSwap_FullMethodName = "/ringside.v1.Cache/CompareAndSwap"
+	Cache_Delete_FullMethodName         = "/ringside.v1.Cache/Delete"
+	Cache_Touch_FullMethodName          = "/ringside.v1.Cache/Touch"
+	Cache_Increment_FullMethodName      = "/ringside.v1.Cache/Increment"
+	Cache_Decrement_FullMethodName      = "/ringside.v1.Cache/Decrement"
+	Cache_FlushAll_FullMethodName       = "/ringside.v1.Cache/FlushAll"
+	Cache_Stream_FullMethodName         = "/ringside.v1.Cache/Stream"
+	Cache_Lease_FullMethodName          = "/ringside.v1.Cache/Lease"
+	Cache_Fill_FullMethodName           = "/ringside.v1.Cache/Fill"
+	Cache_Release_FullMethodName        = "/ringside.v1.Cache/Release"
+	Cache_Invalidate_FullMethodName     = "/ringside.v1.Cache/Invalidate"
 )
 
 // CacheClient is the client API for Cache service.
@@ -53,10 +80,58 @@ type CacheClient interface {
 	// GetMulti reads many keys in one round trip to each node concerned. What
 	// could not be read is listed beside what was found. Safe to retry.
 	GetMulti(ctx context.Context, in *GetMultiRequest, opts ...grpc.CallOption) (*GetMultiResponse, error)
+	// GetAndTouch reads one key and gives it a new time to live. Safe to retry.
+	GetAndTouch(ctx context.Context, in *GetAndTouchRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// Set stores a value whether the key is there or not. Safe to retry.
 	Set(ctx context.Context, in *SetRequest, opts ...grpc.CallOption) (*SetResponse, error)
+	// Add stores a value if the key is not there. Not safe to retry: the first
+	// try may be what is there.
+	Add(ctx context.Context, in *AddRequest, opts ...grpc.CallOption) (*StoreResponse, error)
+	// Replace stores a value if the key is there. Safe to retry.
+	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*StoreResponse, error)
+	// Append adds bytes behind a value that is there. Not safe to retry.
+	Append(ctx context.Context, in *AppendRequest, opts ...grpc.CallOption) (*StoreResponse, error)
+	// Prepend adds bytes before a value that is there. Not safe to retry.
+	Prepend(ctx context.Context, in *PrependRequest, opts ...grpc.CallOption) (*StoreResponse, error)
+	// CompareAndSwap stores a value if the item is still in the state that it
+	// was read in. Not safe to retry: the first try may be the change.
+	CompareAndSwap(ctx context.Context, in *CompareAndSwapRequest, opts ...grpc.CallOption) (*CompareAndSwapResponse, error)
 	// Delete removes a key. Safe to retry: the second time it was not there.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
+	// Touch gives a key a new time to live. Safe to retry.
+	Touch(ctx context.Context, in *TouchRequest, opts ...grpc.CallOption) (*TouchResponse, error)
+	// Increment adds to a decimal number. It wraps around at 2^64. Not safe to
+	// retry.
+	Increment(ctx context.Context, in *IncrementRequest, opts ...grpc.CallOption) (*CountResponse, error)
+	// Decrement takes from a decimal number. It stops at 0. Not safe to retry.
+	Decrement(ctx context.Context, in *DecrementRequest, opts ...grpc.CallOption) (*CountResponse, error)
+	// FlushAll makes every node forget everything. Safe to retry.
+	FlushAll(ctx context.Context, in *FlushAllRequest, opts ...grpc.CallOption) (*FlushAllResponse, error)
+	// Stream carries many requests on one call. They are carried out side by
+	// side, and those that arrive together travel together; each reply has the
+	// id of its request and comes when it is there, in any order. Requests on
+	// one key that are under way at the same time may overtake one another. The
+	// sidecar stops reading while 1,024 of a stream are under way. When the
+	// caller closes its side the rest is answered and the stream ends with OK.
+	Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamRequest, StreamResponse], error)
+	// Lease reads a key for a caller that can load it: one caller in the whole
+	// fleet is told to load (WON), while the others are served the old value or
+	// wait for the fill. Services that use the Go library's stampede.Cache on
+	// the same keys take part. All callers of a key have to agree on its grace.
+	// Safe to retry: a lease that was won and whose reply was lost ends by
+	// itself, or with the caller's connection.
+	Lease(ctx context.Context, in *LeaseRequest, opts ...grpc.CallOption) (*LeaseResponse, error)
+	// Fill stores a value under a lease that was won and ends it. It is refused
+	// where the key was invalidated, deleted or taken over since. Not safe to
+	// retry: the second try finds the lease ended.
+	Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (*FillResponse, error)
+	// Release ends a lease without a value. Safe to retry.
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
+	// Invalidate marks a value stale: readers are served it on, while one of
+	// them refills it. A fill whose load began before does not land after.
+	// With want_lease the caller may be told to load (fill on invalidate). Safe
+	// to retry.
+	Invalidate(ctx context.Context, in *InvalidateRequest, opts ...grpc.CallOption) (*InvalidateResponse, error)
 }
 
 type cacheClient struct {
@@ -87,6 +162,16 @@ func (c *cacheClient) GetMulti(ctx context.Context, in *GetMultiRequest, opts ..
 	return out, nil
 }
 
+func (c *cacheClient) GetAndTouch(ctx context.Context, in *GetAndTouchRequest, opts ...grpc.CallOption) (*GetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetResponse)
+	err := c.cc.Invoke(ctx, Cache_GetAndTouch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *cacheClient) Set(ctx context.Context, in *SetRequest, opts ...grpc.CallOption) (*SetResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetResponse)
@@ -97,10 +182,153 @@ func (c *cacheClient) Set(ctx context.Context, in *SetRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *cacheClient) Add(ctx context.Context, in *AddRequest, opts ...grpc.CallOption) (*StoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreResponse)
+	err := c.cc.Invoke(ctx, Cache_Add_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*StoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreResponse)
+	err := c.cc.Invoke(ctx, Cache_Replace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Append(ctx context.Context, in *AppendRequest, opts ...grpc.CallOption) (*StoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreResponse)
+	err := c.cc.Invoke(ctx, Cache_Append_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Prepend(ctx context.Context, in *PrependRequest, opts ...grpc.CallOption) (*StoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StoreResponse)
+	err := c.cc.Invoke(ctx, Cache_Prepend_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) CompareAndSwap(ctx context.Context, in *CompareAndSwapRequest, opts ...grpc.CallOption) (*CompareAndSwapResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompareAndSwapResponse)
+	err := c.cc.Invoke(ctx, Cache_CompareAndSwap_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *cacheClient) Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteResponse)
 	err := c.cc.Invoke(ctx, Cache_Delete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Touch(ctx context.Context, in *TouchRequest, opts ...grpc.CallOption) (*TouchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TouchResponse)
+	err := c.cc.Invoke(ctx, Cache_Touch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Increment(ctx context.Context, in *IncrementRequest, opts ...grpc.CallOption) (*CountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountResponse)
+	err := c.cc.Invoke(ctx, Cache_Increment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Decrement(ctx context.Context, in *DecrementRequest, opts ...grpc.CallOption) (*CountResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountResponse)
+	err := c.cc.Invoke(ctx, Cache_Decrement_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) FlushAll(ctx context.Context, in *FlushAllRequest, opts ...grpc.CallOption) (*FlushAllResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FlushAllResponse)
+	err := c.cc.Invoke(ctx, Cache_FlushAll_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamRequest, StreamResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Cache_ServiceDesc.Streams[0], Cache_Stream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamRequest, StreamResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cache_StreamClient = grpc.BidiStreamingClient[StreamRequest, StreamResponse]
+
+func (c *cacheClient) Lease(ctx context.Context, in *LeaseRequest, opts ...grpc.CallOption) (*LeaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LeaseResponse)
+	err := c.cc.Invoke(ctx, Cache_Lease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Fill(ctx context.Context, in *FillRequest, opts ...grpc.CallOption) (*FillResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FillResponse)
+	err := c.cc.Invoke(ctx, Cache_Fill_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseResponse)
+	err := c.cc.Invoke(ctx, Cache_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cacheClient) Invalidate(ctx context.Context, in *InvalidateRequest, opts ...grpc.CallOption) (*InvalidateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InvalidateResponse)
+	err := c.cc.Invoke(ctx, Cache_Invalidate_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +346,58 @@ type CacheServer interface {
 	// GetMulti reads many keys in one round trip to each node concerned. What
 	// could not be read is listed beside what was found. Safe to retry.
 	GetMulti(context.Context, *GetMultiRequest) (*GetMultiResponse, error)
+	// GetAndTouch reads one key and gives it a new time to live. Safe to retry.
+	GetAndTouch(context.Context, *GetAndTouchRequest) (*GetResponse, error)
 	// Set stores a value whether the key is there or not. Safe to retry.
 	Set(context.Context, *SetRequest) (*SetResponse, error)
+	// Add stores a value if the key is not there. Not safe to retry: the first
+	// try may be what is there.
+	Add(context.Context, *AddRequest) (*StoreResponse, error)
+	// Replace stores a value if the key is there. Safe to retry.
+	Replace(context.Context, *ReplaceRequest) (*StoreResponse, error)
+	// Append adds bytes behind a value that is there. Not safe to retry.
+	Append(context.Context, *AppendRequest) (*StoreResponse, error)
+	// Prepend adds bytes before a value that is there. Not safe to retry.
+	Prepend(context.Context, *PrependRequest) (*StoreResponse, error)
+	// CompareAndSwap stores a value if the item is still in the state that it
+	// was read in. Not safe to retry: the first try may be the change.
+	CompareAndSwap(context.Context, *CompareAndSwapRequest) (*CompareAndSwapResponse, error)
 	// Delete removes a key. Safe to retry: the second time it was not there.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
+	// Touch gives a key a new time to live. Safe to retry.
+	Touch(context.Context, *TouchRequest) (*TouchResponse, error)
+	// Increment adds to a decimal number. It wraps around at 2^64. Not safe to
+	// retry.
+	Increment(context.Context, *IncrementRequest) (*CountResponse, error)
+	// Decrement takes from a decimal number. It stops at 0. Not safe to retry.
+	Decrement(context.Context, *DecrementRequest) (*CountResponse, error)
+	// FlushAll makes every node forget everything. Safe to retry.
+	FlushAll(context.Context, *FlushAllRequest) (*FlushAllResponse, error)
+	// Stream carries many requests on one call. They are carried out side by
+	// side, and those that arrive together travel together; each reply has the
+	// id of its request and comes when it is there, in any order. Requests on
+	// one key that are under way at the same time may overtake one another. The
+	// sidecar stops reading while 1,024 of a stream are under way. When the
+	// caller closes its side the rest is answered and the stream ends with OK.
+	Stream(grpc.BidiStreamingServer[StreamRequest, StreamResponse]) error
+	// Lease reads a key for a caller that can load it: one caller in the whole
+	// fleet is told to load (WON), while the others are served the old value or
+	// wait for the fill. Services that use the Go library's stampede.Cache on
+	// the same keys take part. All callers of a key have to agree on its grace.
+	// Safe to retry: a lease that was won and whose reply was lost ends by
+	// itself, or with the caller's connection.
+	Lease(context.Context, *LeaseRequest) (*LeaseResponse, error)
+	// Fill stores a value under a lease that was won and ends it. It is refused
+	// where the key was invalidated, deleted or taken over since. Not safe to
+	// retry: the second try finds the lease ended.
+	Fill(context.Context, *FillRequest) (*FillResponse, error)
+	// Release ends a lease without a value. Safe to retry.
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// Invalidate marks a value stale: readers are served it on, while one of
+	// them refills it. A fill whose load began before does not land after.
+	// With want_lease the caller may be told to load (fill on invalidate). Safe
+	// to retry.
+	Invalidate(context.Context, *InvalidateRequest) (*InvalidateResponse, error)
 	mustEmbedUnimplementedCacheServer()
 }
 
@@ -138,11 +414,56 @@ func (UnimplementedCacheServer) Get(context.Context, *GetRequest) (*GetResponse,
 func (UnimplementedCacheServer) GetMulti(context.Context, *GetMultiRequest) (*GetMultiResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMulti not implemented")
 }
+func (UnimplementedCacheServer) GetAndTouch(context.Context, *GetAndTouchRequest) (*GetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAndTouch not implemented")
+}
 func (UnimplementedCacheServer) Set(context.Context, *SetRequest) (*SetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Set not implemented")
 }
+func (UnimplementedCacheServer) Add(context.Context, *AddRequest) (*StoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Add not implemented")
+}
+func (UnimplementedCacheServer) Replace(context.Context, *ReplaceRequest) (*StoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedCacheServer) Append(context.Context, *AppendRequest) (*StoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Append not implemented")
+}
+func (UnimplementedCacheServer) Prepend(context.Context, *PrependRequest) (*StoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prepend not implemented")
+}
+func (UnimplementedCacheServer) CompareAndSwap(context.Context, *CompareAndSwapRequest) (*CompareAndSwapResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CompareAndSwap not implemented")
+}
 func (UnimplementedCacheServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedCacheServer) Touch(context.Context, *TouchRequest) (*TouchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Touch not implemented")
+}
+func (UnimplementedCacheServer) Increment(context.Context, *IncrementRequest) (*CountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Increment not implemented")
+}
+func (UnimplementedCacheServer) Decrement(context.Context, *DecrementRequest) (*CountResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Decrement not implemented")
+}
+func (UnimplementedCacheServer) FlushAll(context.Context, *FlushAllRequest) (*FlushAllResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FlushAll not implemented")
+}
+func (UnimplementedCacheServer) Stream(grpc.BidiStreamingServer[StreamRequest, StreamResponse]) error {
+	return status.Error(codes.Unimplemented, "method Stream not implemented")
+}
+func (UnimplementedCacheServer) Lease(context.Context, *LeaseRequest) (*LeaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Lease not implemented")
+}
+func (UnimplementedCacheServer) Fill(context.Context, *FillRequest) (*FillResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Fill not implemented")
+}
+func (UnimplementedCacheServer) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
+}
+func (UnimplementedCacheServer) Invalidate(context.Context, *InvalidateRequest) (*InvalidateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Invalidate not implemented")
 }
 func (UnimplementedCacheServer) mustEmbedUnimplementedCacheServer() {}
 func (UnimplementedCacheServer) testEmbeddedByValue()               {}
@@ -201,6 +522,24 @@ func _Cache_GetMulti_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cache_GetAndTouch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAndTouchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).GetAndTouch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_GetAndTouch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).GetAndTouch(ctx, req.(*GetAndTouchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cache_Set_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetRequest)
 	if err := dec(in); err != nil {
@@ -215,6 +554,96 @@ func _Cache_Set_Handler(srv interface{}, ctx context.Context, dec func(interface
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(CacheServer).Set(ctx, req.(*SetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Add_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Add(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Add_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Add(ctx, req.(*AddRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Replace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Replace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Replace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Replace(ctx, req.(*ReplaceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Append_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AppendRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Append(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Append_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Append(ctx, req.(*AppendRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Prepend_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrependRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Prepend(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Prepend_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Prepend(ctx, req.(*PrependRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_CompareAndSwap_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompareAndSwapRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).CompareAndSwap(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_CompareAndSwap_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).CompareAndSwap(ctx, req.(*CompareAndSwapRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -237,6 +666,157 @@ func _Cache_Delete_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cache_Touch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TouchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Touch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Touch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Touch(ctx, req.(*TouchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Increment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IncrementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Increment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Increment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Increment(ctx, req.(*IncrementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Decrement_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecrementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Decrement(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Decrement_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Decrement(ctx, req.(*DecrementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_FlushAll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FlushAllRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).FlushAll(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_FlushAll_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).FlushAll(ctx, req.(*FlushAllRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Stream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CacheServer).Stream(&grpc.GenericServerStream[StreamRequest, StreamResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cache_StreamServer = grpc.BidiStreamingServer[StreamRequest, StreamResponse]
+
+func _Cache_Lease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LeaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Lease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Lease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Lease(ctx, req.(*LeaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Fill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FillRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Fill(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Fill_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Fill(ctx, req.(*FillRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cache_Invalidate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InvalidateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CacheServer).Invalidate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cache_Invalidate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CacheServer).Invalidate(ctx, req.(*InvalidateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cache_ServiceDesc is the grpc.ServiceDesc for Cache service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -253,14 +833,77 @@ var Cache_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Cache_GetMulti_Handler,
 		},
 		{
+			MethodName: "GetAndTouch",
+			Handler:    _Cache_GetAndTouch_Handler,
+		},
+		{
 			MethodName: "Set",
 			Handler:    _Cache_Set_Handler,
+		},
+		{
+			MethodName: "Add",
+			Handler:    _Cache_Add_Handler,
+		},
+		{
+			MethodName: "Replace",
+			Handler:    _Cache_Replace_Handler,
+		},
+		{
+			MethodName: "Append",
+			Handler:    _Cache_Append_Handler,
+		},
+		{
+			MethodName: "Prepend",
+			Handler:    _Cache_Prepend_Handler,
+		},
+		{
+			MethodName: "CompareAndSwap",
+			Handler:    _Cache_CompareAndSwap_Handler,
 		},
 		{
 			MethodName: "Delete",
 			Handler:    _Cache_Delete_Handler,
 		},
+		{
+			MethodName: "Touch",
+			Handler:    _Cache_Touch_Handler,
+		},
+		{
+			MethodName: "Increment",
+			Handler:    _Cache_Increment_Handler,
+		},
+		{
+			MethodName: "Decrement",
+			Handler:    _Cache_Decrement_Handler,
+		},
+		{
+			MethodName: "FlushAll",
+			Handler:    _Cache_FlushAll_Handler,
+		},
+		{
+			MethodName: "Lease",
+			Handler:    _Cache_Lease_Handler,
+		},
+		{
+			MethodName: "Fill",
+			Handler:    _Cache_Fill_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _Cache_Release_Handler,
+		},
+		{
+			MethodName: "Invalidate",
+			Handler:    _Cache_Invalidate_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Stream",
+			Handler:       _Cache_Stream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "ringside/v1/ringside.proto",
 }

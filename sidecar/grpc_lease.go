@@ -1,0 +1,198 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	ringsidev1 "github.com/ringside-cache/ringside/proto/ringside/v1"
+	"github.com/ringside-cache/ringside/stampede"
+)
+
+// A leasingListener tells the broker when a connection ends, so that the
+// leases which were lent over it are released.
+type leasingListener struct {
+	net.Listener
+	gone func(*stampede.Holder)
+}
+
+func (l leasingListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &leasingConn{Conn: nc, gone: l.gone, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder)}}, nil
+}
+
+type leasingConn struct {
+	net.Conn
+	gone  func(*stampede.Holder)
+	addr  leasingAddr
+	ended sync.Once
+}
+
+// A leasingAddr is how a handler finds the holder of its connection: gRPC
+// gives it the address that the connection says it has.
+type leasingAddr struct {
+	net.Addr
+	holder *stampede.Holder
+}
+
+func (c *leasingConn) RemoteAddr() net.Addr { return c.addr }
+
+func (c *leasingConn) Close() error {
+	err := c.Conn.Close()
+	c.ended.Do(func() { c.gone(c.addr.holder) })
+	return err
+}
+
+func holderOf(ctx context.Context) *stampede.Holder {
+	if p, ok := peer.FromContext(ctx); ok {
+		if addr, ok := p.Addr.(leasingAddr); ok {
+			return addr.holder
+		}
+	}
+	return nil
+}
+
+// ask makes the broker's Ask of what Lease and Invalidate have in common.
+func ask(ctx context.Context, key []byte, grace, lease *uint32) stampede.Ask {
+	a := stampede.Ask{Key: string(key), Holder: holderOf(ctx)}
+	if grace != nil {
+		a.Grace = time.Duration(*grace) * time.Second
+		if *grace == 0 {
+			a.Grace = stampede.None
+		}
+	}
+	if lease != nil {
+		// 0 is out of bounds here, where it is the default for an Ask.
+		a.Lease = max(1, time.Duration(*lease)*time.Second)
+	}
+	return a
+}
+
+func (g *cacheServer) Lease(ctx context.Context, req *ringsidev1.LeaseRequest) (*ringsidev1.LeaseResponse, error) {
+	a := ask(ctx, req.GetKey(), req.GraceSeconds, req.LeaseSeconds)
+	a.Wait = time.Duration(req.GetWaitMillis()) * time.Millisecond
+	a.Fresh = req.GetFresh()
+	// A drain does not wait for those who wait.
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.life, cancel)()
+	answer, err := g.s.broker.Lease(waiting, a)
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		return nil, status.Error(codes.Unavailable, "the sidecar is draining")
+	}
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return leaseResponse(answer), nil
+}
+
+var leaseStates = map[stampede.State]ringsidev1.LeaseResponse_State{
+	stampede.StateFresh:    ringsidev1.LeaseResponse_STATE_FRESH,
+	stampede.StateStale:    ringsidev1.LeaseResponse_STATE_STALE,
+	stampede.StateWon:      ringsidev1.LeaseResponse_STATE_WON,
+	stampede.StateWait:     ringsidev1.LeaseResponse_STATE_WAIT,
+	stampede.StateNotFound: ringsidev1.LeaseResponse_STATE_NOT_FOUND,
+	stampede.StateFailed:   ringsidev1.LeaseResponse_STATE_FAILED,
+	stampede.StateNoLease:  ringsidev1.LeaseResponse_STATE_NO_LEASE,
+}
+
+func leaseResponse(a stampede.Answer) *ringsidev1.LeaseResponse {
+	resp := &ringsidev1.LeaseResponse{State: leaseStates[a.State], Value: a.Value, HasValue: a.Value != nil}
+	if a.Token != "" {
+		resp.Token = []byte(a.Token)
+	}
+	if a.Err != nil {
+		resp.Message = a.Err.Error()
+	}
+	return resp
+}
+
+// maxToken is what the proto file says of a token.
+const maxToken = 1024
+
+func checkToken(token []byte) error {
+	if n := len(token); n == 0 || n > maxToken {
+		return argument("token has %d bytes, it must be that of a LeaseResponse", n)
+	}
+	return nil
+}
+
+func (g *cacheServer) Fill(ctx context.Context, req *ringsidev1.FillRequest) (*ringsidev1.FillResponse, error) {
+	if err := checkToken(req.GetToken()); err != nil {
+		return nil, statusOf(err)
+	}
+	if n := len(req.GetValue()); n > g.s.cfg.MaxValueBytes {
+		return nil, statusOf(argument("the value has %d bytes, at most %d are allowed", n, g.s.cfg.MaxValueBytes))
+	}
+	err := g.s.broker.Fill(ctx, string(req.GetToken()), req.GetValue(), time.Duration(req.GetTtlSeconds())*time.Second)
+	resp := &ringsidev1.FillResponse{Outcome: ringsidev1.FillResponse_OUTCOME_STORED}
+	for _, refused := range []struct {
+		by      error
+		outcome ringsidev1.FillResponse_Outcome
+	}{
+		{stampede.ErrChanged, ringsidev1.FillResponse_OUTCOME_CHANGED},
+		{stampede.ErrGone, ringsidev1.FillResponse_OUTCOME_GONE},
+		{stampede.ErrUnbound, ringsidev1.FillResponse_OUTCOME_UNBOUND},
+		{stampede.ErrTooLarge, ringsidev1.FillResponse_OUTCOME_TOO_LARGE},
+	} {
+		if errors.Is(err, refused.by) {
+			resp.Outcome = refused.outcome
+			return resp, nil
+		}
+	}
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return resp, nil
+}
+
+func (g *cacheServer) Release(ctx context.Context, req *ringsidev1.ReleaseRequest) (*ringsidev1.ReleaseResponse, error) {
+	err := checkToken(req.GetToken())
+	ttl := time.Duration(req.GetTtlSeconds()) * time.Second
+	switch token := string(req.GetToken()); {
+	case err != nil:
+	case req.GetOutcome() == ringsidev1.ReleaseRequest_OUTCOME_UNSPECIFIED:
+		err = g.s.broker.Release(ctx, token)
+	case req.GetOutcome() == ringsidev1.ReleaseRequest_OUTCOME_NOT_FOUND:
+		err = g.s.broker.Fail(ctx, token, stampede.ErrNotFound, ttl)
+	case req.GetOutcome() == ringsidev1.ReleaseRequest_OUTCOME_FAILED:
+		err = g.s.broker.Fail(ctx, token, errors.New(req.GetMessage()), ttl)
+	default:
+		err = argument("outcome is %d, which is not known", req.GetOutcome())
+	}
+	// That the lease has ended otherwise is what was wanted.
+	for _, ended := range []error{stampede.ErrUnbound, stampede.ErrChanged, stampede.ErrGone} {
+		if errors.Is(err, ended) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	return &ringsidev1.ReleaseResponse{}, nil
+}
+
+func (g *cacheServer) Invalidate(ctx context.Context, req *ringsidev1.InvalidateRequest) (*ringsidev1.InvalidateResponse, error) {
+	a := ask(ctx, req.GetKey(), req.GraceSeconds, req.LeaseSeconds)
+	answer, err := g.s.broker.Invalidate(ctx, a, req.GetWantLease())
+	resp := &ringsidev1.InvalidateResponse{}
+	if errors.Is(err, stampede.ErrOwnerDown) {
+		resp.OwnerDown, err = true, nil
+	}
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	if req.GetWantLease() && answer.State != 0 {
+		resp.Lease = leaseResponse(answer)
+	}
+	return resp, nil
+}

@@ -1,0 +1,205 @@
+package sidecar_test
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/ringside-cache/ringside/client"
+	ringsidev1 "github.com/ringside-cache/ringside/proto/ringside/v1"
+	"github.com/ringside-cache/ringside/sidecar"
+)
+
+// TestGRPCStream has every request that a Stream may carry, and each gets the
+// reply of its own.
+func TestGRPCStream(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on"})
+	stream, err := cacheOf(t, s).Stream(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := uint64(0)
+	var version []byte
+	for _, tt := range []struct {
+		req  *ringsidev1.StreamRequest
+		want string
+	}{
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: key}}}, "get:{}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Set{Set: &ringsidev1.SetRequest{Key: key, Value: []byte("1")}}}, "set:{}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Add{Add: &ringsidev1.AddRequest{Key: key}}}, "store:{}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Replace{Replace: &ringsidev1.ReplaceRequest{Key: key, Value: []byte("2")}}}, "store:{stored:true}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Append{Append: &ringsidev1.AppendRequest{Key: key, Value: []byte("3")}}}, "store:{stored:true}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Prepend{Prepend: &ringsidev1.PrependRequest{Key: key, Value: []byte("1")}}}, "store:{stored:true}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_GetAndTouch{GetAndTouch: &ringsidev1.GetAndTouchRequest{Key: key, TtlSeconds: 50}}}, `get:{found:true value:{key:"key" value:"123"`},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Increment{Increment: &ringsidev1.IncrementRequest{Key: key, Delta: 7}}}, "count:{found:true number:130}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Decrement{Decrement: &ringsidev1.DecrementRequest{Key: key, Delta: 30}}}, "count:{found:true number:100}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Touch{Touch: &ringsidev1.TouchRequest{Key: key}}}, "touch:{found:true}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_CompareAndSwap{CompareAndSwap: &ringsidev1.CompareAndSwapRequest{Key: key, Value: []byte("4")}}}, "compare_and_swap:{outcome:OUTCOME_CONFLICT}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Delete{Delete: &ringsidev1.DeleteRequest{Key: key}}}, "delete:{found:true}"},
+		{&ringsidev1.StreamRequest{Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: []byte("a b")}}}, "error:{code:3"},
+		{&ringsidev1.StreamRequest{}, "error:{code:3"},
+	} {
+		id += 1000
+		tt.req.Id = id
+		if r := tt.req.GetCompareAndSwap(); r != nil {
+			r.Version = version // of before the arithmetic
+		}
+		if err := stream.Send(tt.req); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := resp.GetGet().GetValue(); v != nil {
+			version = v.GetVersion()
+		}
+		// The text form has a space here and there, by chance.
+		text := strings.ReplaceAll(resp.String(), "  ", " ")
+		if resp.GetId() != id || !strings.Contains(text, tt.want) {
+			t.Errorf("%v\nis answered with %s\nwant %s", tt.req, text, tt.want)
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != io.EOF {
+		t.Errorf("the end is %v", err)
+	}
+}
+
+// Many requests are under way at once, each reply has the id and the value of
+// its own request, and all are answered although the caller has closed its side.
+func TestGRPCStreamPipelines(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on"})
+	c, ctx := cacheOf(t, s), within(t)
+	const n = 5000
+	stream, err := c.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(i uint64) string { return fmt.Sprintf("value of %d", i) }
+	both := func(send func(i uint64) *ringsidev1.StreamRequest, check func(resp *ringsidev1.StreamResponse)) {
+		go func() {
+			for i := range uint64(n) {
+				if stream.Send(send(i)) != nil {
+					return // Recv tells why
+				}
+			}
+		}()
+		seen := make(map[uint64]bool, n)
+		for range n {
+			resp, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen[resp.GetId()] {
+				t.Errorf("%d is answered twice", resp.GetId())
+			}
+			seen[resp.GetId()] = true
+			check(resp)
+		}
+	}
+	both(func(i uint64) *ringsidev1.StreamRequest {
+		return &ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Set{Set: &ringsidev1.SetRequest{Key: fmt.Append(nil, "k", i), Value: []byte(value(i))}}}
+	}, func(resp *ringsidev1.StreamResponse) {
+		if resp.GetSet() == nil {
+			t.Errorf("%v", resp)
+		}
+	})
+	both(func(i uint64) *ringsidev1.StreamRequest {
+		return &ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: fmt.Append(nil, "k", i)}}}
+	}, func(resp *ringsidev1.StreamResponse) {
+		if got := string(resp.GetGet().GetValue().GetValue()); got != value(resp.GetId()) {
+			t.Errorf("%d has %q", resp.GetId(), got)
+		}
+	})
+	for i := range uint64(100) {
+		if err := stream.Send(&ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: key}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	answered := 0
+	for ; ; answered++ {
+		if _, err := stream.Recv(); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if answered != 100 {
+		t.Errorf("%d of 100 were answered", answered)
+	}
+}
+
+// A node that hangs holds up its own requests only, and a stream that is full
+// is not read from.
+func TestGRPCStreamBesideAHungNode(t *testing.T) {
+	t.Parallel()
+	s := startPair(t, sidecar.Config{GRPC: "on", Client: client.Config{Health: never, Timeout: 2 * time.Second}})
+	dead, live := s.key(t, "dead", 0), s.key(t, "live", 0)
+	c, ctx := cacheOf(t, s.running), within(t)
+	for _, key := range []string{dead, live} {
+		if _, err := c.Set(ctx, &ringsidev1.SetRequest{Key: []byte(key), Value: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, err := c.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.dead.Stop()
+	get := func(id uint64, key string) {
+		t.Helper()
+		if err := stream.Send(&ringsidev1.StreamRequest{Id: id, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: []byte(key)}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get(1, dead)
+	eventually(t, "the first is under way", func() bool { return s.Client().Stats().Nodes[0].InFlight > 0 })
+	get(2, live)
+	resp, err := stream.Recv()
+	if err != nil || resp.GetId() != 2 || !resp.GetGet().GetFound() {
+		t.Errorf("%v, %v, want the second first", resp, err)
+	}
+	resp, err = stream.Recv()
+	if e := resp.GetError(); err != nil || resp.GetId() != 1 || codes.Code(e.GetCode()) != codes.DeadlineExceeded || e.GetDetail().GetNode() != "dead" {
+		t.Errorf("%v, %v, want a timeout that names the node", resp, err)
+	}
+}
+
+// A drain answers what was sent before it, and ends streams that would last.
+func TestGRPCStreamDrain(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", DrainTimeout: patience})
+	stream, err := cacheOf(t, s).Stream(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 500
+	for i := range uint64(n) {
+		if err := stream.Send(&ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Set{Set: &ringsidev1.SetRequest{Key: key}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.cancel()
+	for i := range n {
+		if resp, err := stream.Recv(); err != nil || resp.GetSet() == nil {
+			t.Fatalf("reply %d is %v, %v", i, resp, err)
+		}
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the end is %v", err)
+	}
+	s.stop(t)
+}
