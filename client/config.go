@@ -79,6 +79,9 @@ type Config struct {
 
 const maxConnsPerNode = 16
 
+// WithDefaults gives the config with every zero field set to its default.
+func (c Config) WithDefaults() Config { return c.withDefaults() }
+
 func (c Config) withDefaults() Config {
 	if c.Timeout == 0 {
 		c.Timeout = 500 * time.Millisecond

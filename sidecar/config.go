@@ -1,10 +1,13 @@
 package sidecar
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -19,6 +22,11 @@ type Config struct {
 	// Client has the nodes and how they are treated. Its Hooks are called as
 	// well as the sidecar's own.
 	Client client.Config
+	// PasswordFile, if set, has the password of Client.Username, without the
+	// line end. It is read by Start.
+	PasswordFile string
+	// NodeTLS sets Client.TLS from files.
+	NodeTLS NodeTLS
 	// Embedded, if not 0, is a number of in-process nodes that are served in
 	// place of Client.Servers. At most 64.
 	Embedded int
@@ -53,9 +61,70 @@ type Config struct {
 	// DrainTimeout bounds how long Run waits for requests under way when it
 	// ends. Default 10 s.
 	DrainTimeout time.Duration
+	// Level, if not nil, is set to the level that Apply is given. It is for
+	// the Logger's handler.
+	Level *slog.LevelVar
 	// Logger gets what happens to nodes and listeners, never a key. Default
 	// discards it.
 	Logger *slog.Logger
+}
+
+// NodeTLS is how TLS is spoken to the nodes. The files are read by Start.
+type NodeTLS struct {
+	Enabled bool
+	// CAFile has the CAs that the nodes' certificates are from. Default the
+	// system's.
+	CAFile string
+	// CertFile and KeyFile are shown to nodes that ask for a certificate.
+	CertFile, KeyFile string
+	// ServerName is the name in the nodes' certificates. Default the host that
+	// is dialled.
+	ServerName string
+}
+
+// config reads the files.
+func (t *NodeTLS) config() (*tls.Config, error) {
+	cfg := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("NodeTLS.CAFile: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("NodeTLS.CAFile: %s has no certificate in PEM", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("NodeTLS.CertFile: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{cert}
+	}
+	return cfg, nil
+}
+
+// credentials reads what the files of the config say about the nodes.
+func (c *Config) credentials() error {
+	if c.PasswordFile != "" {
+		b, err := os.ReadFile(c.PasswordFile)
+		if err != nil {
+			return fmt.Errorf("PasswordFile: %w", err)
+		}
+		c.Client.Password = strings.TrimRight(string(b), "\r\n")
+		if err := c.Client.Validate(); err != nil && c.Embedded == 0 {
+			return fmt.Errorf("PasswordFile: %w", err)
+		}
+	}
+	if c.NodeTLS.Enabled {
+		cfg, err := c.NodeTLS.config()
+		if err != nil {
+			return err
+		}
+		c.Client.TLS = cfg
+	}
+	return nil
 }
 
 // Off is the address of a listener that is not wanted.
@@ -101,6 +170,7 @@ func (c Config) withDefaults() Config {
 // Validate reports every problem of the config at once.
 func (c Config) Validate() error {
 	c = c.withDefaults()
+	hasPassword := c.Client.Password != ""
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	switch {
@@ -109,6 +179,9 @@ func (c Config) Validate() error {
 	case c.Embedded > 0 && len(c.Client.Servers) > 0:
 		bad("Embedded and Servers are both given, one of them is needed")
 	default:
+		if c.PasswordFile != "" && c.Client.Username != "" && c.Client.Password == "" {
+			c.Client.Password = "read-later"
+		}
 		if c.Embedded > 0 {
 			// Their addresses are not known yet, and nothing depends on them.
 			c.Client.Servers = []string{"embedded"}
@@ -121,6 +194,17 @@ func (c Config) Validate() error {
 		if err := c.checkListen(l.field, l.addr); err != nil {
 			problems = append(problems, err)
 		}
+	}
+	switch {
+	case c.PasswordFile != "" && hasPassword:
+		bad("PasswordFile and Password are both given, one of them is needed")
+	case c.PasswordFile != "" && c.Client.Username == "":
+		bad("PasswordFile is given without Username")
+	}
+	if t := c.NodeTLS; (t.CertFile == "") != (t.KeyFile == "") {
+		bad("NodeTLS.CertFile and NodeTLS.KeyFile must be given together")
+	} else if !t.Enabled && t != (NodeTLS{}) {
+		bad("NodeTLS.Enabled is false, but its other fields are given")
 	}
 	if c.MaxValueBytes < 1 || c.MaxValueBytes > 1<<30 {
 		bad("MaxValueBytes is %d, it must be between 1 and 1 GiB", c.MaxValueBytes)
@@ -140,8 +224,13 @@ func (c Config) Validate() error {
 	if c.MaxConns < 1 {
 		bad("MaxConns is %d, it must be above 0", c.MaxConns)
 	}
-	if c.WriteTimeout < 0 || c.RequestTimeout < 0 || c.DrainTimeout < 0 {
-		bad("WriteTimeout, RequestTimeout and DrainTimeout must be above 0")
+	for _, d := range []struct {
+		field string
+		v     time.Duration
+	}{{"WriteTimeout", c.WriteTimeout}, {"RequestTimeout", c.RequestTimeout}, {"DrainTimeout", c.DrainTimeout}} {
+		if d.v < 0 {
+			bad("%s is %v, it must be above 0", d.field, d.v)
+		}
 	}
 	return errors.Join(problems...)
 }

@@ -102,7 +102,7 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 	operation := path.Base(info.FullMethod)
 	if !g.admit(1) {
 		g.s.metrics.request(protocolGRPC, operation, resultRefused)
-		return nil, status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.cfg.MaxRequests)
+		return nil, status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.limits().MaxRequests)
 	}
 	defer g.underWay.Add(-1)
 	start := time.Now()
@@ -115,7 +115,7 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 // admit counts n requests as under way unless they are too many. The caller
 // takes them off again.
 func (g *cacheServer) admit(n int64) bool {
-	if g.underWay.Add(n) > int64(g.s.cfg.MaxRequests) {
+	if g.underWay.Add(n) > int64(g.s.limits().MaxRequests) {
 		g.underWay.Add(-n)
 		return false
 	}

@@ -152,7 +152,7 @@ func (s *requestStream) run(requests []*ringsidev1.StreamRequest) {
 		var request any
 		request, p.name = streamed(req)
 		if !admitted {
-			p.err = status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.cfg.MaxRequests)
+			p.err = status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.limits().MaxRequests)
 			continue
 		}
 		if p.op, p.err = g.operation(request); p.err == nil {

@@ -57,6 +57,12 @@ func start(t testing.TB, cfg sidecar.Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return run(t, s)
+}
+
+// run runs a sidecar until the test's end, which must be without an error.
+func run(t testing.TB, s *sidecar.Sidecar) *running {
+	t.Helper()
 	r := &running{Sidecar: s, ended: make(chan struct{})}
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())

@@ -73,7 +73,7 @@ func (m *memcachedServer) accept(nc net.Conn) {
 	switch {
 	case m.draining:
 		nc.Close()
-	case len(m.conns) >= m.s.cfg.MaxConns:
+	case len(m.conns) >= m.s.limits().MaxConns:
 		m.s.metrics.connsRefused.Inc()
 		m.running.Go(func() {
 			nc.SetWriteDeadline(time.Now().Add(time.Second))
@@ -218,7 +218,7 @@ func (c *memcachedConn) read(need int) bool {
 	c.makeRoom(need)
 	var deadline time.Time
 	if len(c.buf) > 0 || c.pass > 0 {
-		deadline = time.Now().Add(c.m.s.cfg.RequestTimeout)
+		deadline = time.Now().Add(c.m.s.limits().RequestTimeout)
 	}
 	// Under the lock, as drain sets a deadline too and must win.
 	last := false
@@ -363,7 +363,7 @@ func (c *memcachedConn) spill(out []byte) []byte {
 func (c *memcachedConn) write(out []byte) []byte {
 	c.written += len(out)
 	if len(out) > 0 && !c.failed {
-		c.nc.SetWriteDeadline(time.Now().Add(c.m.s.cfg.WriteTimeout))
+		c.nc.SetWriteDeadline(time.Now().Add(c.m.s.limits().WriteTimeout))
 		_, err := c.nc.Write(out)
 		c.failed = err != nil
 	}

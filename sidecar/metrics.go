@@ -32,6 +32,9 @@ type metrics struct {
 	conns        prometheus.Gauge
 	connsRefused prometheus.Counter
 	badRequests  prometheus.Counter
+	reloads      *prometheus.CounterVec
+	reloadGood   prometheus.Gauge
+	reloadTime   prometheus.Gauge
 }
 
 func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
@@ -55,13 +58,37 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 			Name: "ringside_memcached_bad_requests_total", Help: "Requests that could not be parsed.",
 		}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests,
+	m.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ringside_config_reloads_total", Help: "Times that the config file was read and applied, or refused.",
+	}, []string{"result"})
+	m.reloadGood = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "ringside_config_last_reload_successful", Help: "1 when the config file as it is now is in use, 0 when it was refused.",
+	})
+	m.reloadTime = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "ringside_config_last_reload_success_timestamp_seconds", Help: "When a config file was last applied, as Unix time; 0 without a file.",
+	})
+	for _, result := range []string{"applied", "refused"} {
+		m.reloads.WithLabelValues(result) // or an alert would have nothing to compare with
+	}
+	m.registry.MustRegister(m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests, m.reloads, m.reloadGood, m.reloadTime,
 		nodeCollector{c}, leaseCollector{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
 func (m *metrics) request(protocol, operation, result string) {
 	m.requests.WithLabelValues(protocol, operation, result).Inc()
+}
+
+// reloaded notes that the config file was applied or refused.
+func (m *metrics) reloaded(ok bool) {
+	if !ok {
+		m.reloads.WithLabelValues("refused").Inc()
+		m.reloadGood.Set(0)
+		return
+	}
+	m.reloads.WithLabelValues("applied").Inc()
+	m.reloadGood.Set(1)
+	m.reloadTime.SetToCurrentTime()
 }
 
 func (m *metrics) took(protocol string, d time.Duration) {

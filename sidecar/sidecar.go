@@ -31,6 +31,12 @@ type Sidecar struct {
 	embedded []*memnode.Node
 	metrics  *metrics
 	started  time.Time
+	// live has the settings that may change; see limits.
+	live atomic.Pointer[Config]
+	// applying guards settings, which are those that were started with or
+	// applied last.
+	applying sync.Mutex
+	settings Settings
 	// ready is false before Run and from the begin of the drain on.
 	ready atomic.Bool
 
@@ -50,6 +56,17 @@ const (
 	listenerAdmin     = "admin"
 )
 
+// StartWith is Start with settings that Apply can compare others with.
+func StartWith(set *Settings) (*Sidecar, error) {
+	full := set.WithDefaults()
+	s, err := Start(full.Config)
+	if err != nil {
+		return nil, err
+	}
+	s.settings = full
+	return s, nil
+}
+
 // Start checks the config, starts the embedded nodes if there are any, and
 // opens the listeners. Nothing is served before Run. On an error nothing is
 // left open.
@@ -59,6 +76,9 @@ func Start(cfg Config) (*Sidecar, error) {
 	}
 	s := &Sidecar{cfg: cfg.withDefaults(), started: time.Now(), listeners: map[string]net.Listener{}}
 	s.log = s.cfg.Logger
+	s.settings = Settings{Config: s.cfg}.WithDefaults()
+	limits := s.cfg
+	s.live.Store(&limits)
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -73,6 +93,9 @@ func (s *Sidecar) start() error {
 		}
 		s.embedded = append(s.embedded, n)
 		s.cfg.Client.Servers = append(s.cfg.Client.Servers, fmt.Sprintf("embedded-%d@%s", i+1, n.Addr()))
+	}
+	if err := s.cfg.credentials(); err != nil {
+		return err
 	}
 	s.cfg.Client.Hooks = s.hooks(s.cfg.Client.Hooks)
 	var err error
@@ -193,8 +216,9 @@ func (s *Sidecar) drain() {
 	s.ready.Store(false)
 	s.health.Shutdown()
 	s.endStreams()
-	s.log.Info("draining", "timeout", s.cfg.DrainTimeout)
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
+	timeout := s.limits().DrainTimeout
+	s.log.Info("draining", "timeout", timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	var draining sync.WaitGroup
 	draining.Go(func() { s.memcached.drain(ctx) })

@@ -33,7 +33,7 @@ func (m *memcachedServer) appendStats(out []byte, arg string) []byte {
 		m.stats(stat)
 	case "settings":
 		stat("item_size_max", m.s.cfg.MaxValueBytes)
-		stat("maxconns", m.s.cfg.MaxConns)
+		stat("maxconns", m.s.limits().MaxConns)
 	case "reset":
 		return appendLine(out, "RESET")
 	}

@@ -63,6 +63,9 @@ const (
 	maxLease = time.Hour
 )
 
+// WithDefaults gives the config with every zero field set to its default.
+func (c Config) WithDefaults() Config { return c.withDefaults() }
+
 func (c Config) withDefaults() Config {
 	setDefault(&c.TTL, 5*time.Minute)
 	if c.Shared {

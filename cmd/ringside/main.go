@@ -115,7 +115,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage.`,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(newServe(), newRing(), newExplain(), newBench(), newVersion())
+	root.AddCommand(newServe(), newCheck(), newRing(), newExplain(), newBench(), newVersion())
 	root.AddCommand(newOperations()...)
 	return root
 }
