@@ -181,11 +181,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 			c.loads(f, a.Lease)
 			c.noteWon(key, false)
 			b, err := c.loadAndFill(ctx, key, &a.Reply, v, load, s)
-			if err != nil && v == stale && !errors.Is(err, ErrNotFound) && c.life.Err() == nil {
-				// A fresh one was asked for, and is not to be had.
-				c.noteHit(key, v)
-				b, err = nonNil(a.Value), nil
-			}
+			b, err = c.orStale(key, &a, v, b, err)
 			c.land(f, b, err)
 			return
 		case v == stale && time.Since(began) > c.cfg.LoadTimeout:
@@ -210,17 +206,28 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 				return
 			}
 			delay = min(2*delay, maxPoll)
-		case v == missing && !a.asked && !c.busy():
+		case v != unknown && !a.asked && !c.busy():
 			// It was not asked for a lease, as all slots were in use.
 		default:
 			// No lease is to be had, and what is loaded is not kept.
 			c.loads(f, Lease{})
 			b, err := c.loadOnly(ctx, key, load)
+			b, err = c.orStale(key, &a, v, b, err)
 			c.land(f, b, err)
 			return
 		}
 		a = c.readOne(ctx, key, s)
 	}
+}
+
+// orStale gives the old value where a fresh one was asked for and is not to be
+// had: the load failed, or all slots are in use.
+func (c *Cache) orStale(key string, a *answer, v verdict, b []byte, err error) ([]byte, error) {
+	if err == nil || v != stale || errors.Is(err, ErrNotFound) || c.life.Err() != nil {
+		return b, err
+	}
+	c.noteHit(key, v)
+	return nonNil(a.Value), nil
 }
 
 // pause waits, and gives an offer that came meanwhile.

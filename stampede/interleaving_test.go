@@ -285,6 +285,29 @@ func TestFreshThatIsNotToBeHad(t *testing.T) {
 	})
 }
 
+// The same for a value that is due and whose lease is not to be had: none is
+// asked for while all slots are in use, and a node may give none.
+func TestFreshWithoutALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookStore{moodyStore: newFakeStore()}
+		c, o := newCache(t, store, stampede.Config{TTL: 10 * time.Second, MaxLoads: 1}), &origin{}
+		wantFetch(t, c, o, "k/1")
+		time.Sleep(11 * time.Second)
+		go c.Fetch(t.Context(), "slow", (&origin{takes: time.Second}).load)
+		synctest.Wait()
+		began := time.Now()
+		wantFetch(t, c, o, "k/1", stampede.Fresh())
+		values, err := c.FetchMulti(t.Context(), []string{"k"}, nil, stampede.Fresh())
+		if string(values["k"]) != "k/1" || err != nil || time.Since(began) != 0 {
+			t.Errorf("FetchMulti gave %q, %v after %v", values, err, time.Since(began))
+		}
+		time.Sleep(2 * time.Second)
+		store.read = func(_ []stampede.Read, replies []stampede.Reply) { replies[0].Won = false }
+		o.fails(errors.New("broken"))
+		wantFetch(t, c, o, "k/1", stampede.Fresh())
+	})
+}
+
 // Early refresh is a matter of the TTL that loaders set.
 func TestEarlyRefreshOfShortValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

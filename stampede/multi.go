@@ -170,7 +170,7 @@ func (m *multi) round(ctx context.Context) bool {
 			}
 			waiting = append(waiting, w)
 			continue
-		case v == missing && !a.Won && !a.asked && !c.busy():
+		case v != unknown && !a.Won && !a.asked && !c.busy():
 			// It was not asked for a lease, as all slots were in use.
 			waiting = append(waiting, w)
 			continue
