@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -15,20 +16,29 @@ import (
 // a caller must not join a load that began under an older lease than the one
 // it has seen: the key may have been invalidated in between.
 type flight struct {
-	key  flightKey
-	done chan struct{}
+	key flightKey
 	// wake wakes a flight that waits: there is an offer, or nobody waits.
 	wake chan struct{}
 
-	// What follows is guarded by Cache.mu, but value and err, which are
-	// written before done is closed.
-	waiters int
-	joins   int      // callers that ever joined
+	// What follows is guarded by Cache.mu.
+
+	// before are those who joined before the last read began, and may be given
+	// what it brings. since has those who came after that, or is nil: the key
+	// may have been changed between the read and their coming.
+	before  []*party
+	since   *party
 	offers  []answer // with leases that callers have won
 	loading bool
 	lease   Lease // that it loads under, zero without
-	value   []byte
-	err     error
+}
+
+// A party are callers of a flight that get the same result.
+type party struct {
+	size int // callers that wait, guarded by Cache.mu
+	// done is closed when value and err have been written.
+	done  chan struct{}
+	value []byte
+	err   error
 }
 
 // Those who want a fresh value do not join those who take any.
@@ -55,35 +65,43 @@ func (c *Cache) join(ctx context.Context, key string, a answer, load Loader, s *
 	}
 	f := c.flights[k]
 	joined := f != nil && f.takes(&a)
+	var p *party
 	switch {
-	case !joined:
-		f = &flight{key: k, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	case joined && f.since != nil:
+		p = f.since
+	case joined:
+		p = &party{done: make(chan struct{})}
+		f.since = p
+	default:
+		// Its own read is the flight's first.
+		p = &party{done: make(chan struct{})}
+		f = &flight{key: k, wake: make(chan struct{}, 1), before: []*party{p}}
 		c.flights[k] = f
 		set := *s
 		c.work.Go(func() { c.fly(context.WithoutCancel(ctx), f, a, load, &set) })
-	case a.Won:
+	}
+	if joined && a.Won {
 		f.offers = append(f.offers, a)
 		f.signal()
 	}
-	f.waiters++
-	f.joins++
+	p.size++
 	c.mu.Unlock()
 
 	// One that won sees to the value, in its own flight or another's.
 	waits := !a.Won && (joined || a.Taken)
 	select {
-	case <-f.done:
+	case <-p.done:
 		if waits {
-			c.noteWaited(key, began, f.err)
+			c.noteWaited(key, began, p.err)
 		}
 		if joined { // each caller may write into its own
-			return bytes.Clone(f.value), f.err
+			return bytes.Clone(p.value), p.err
 		}
-		return f.value, f.err
+		return p.value, p.err
 	case <-ctx.Done():
 	}
 	c.mu.Lock()
-	if f.waiters--; f.waiters == 0 {
+	if p.size--; f.empty() {
 		f.signal()
 	}
 	c.mu.Unlock()
@@ -107,6 +125,12 @@ func (f *flight) takes(a *answer) bool {
 	return true
 }
 
+// empty tells that nobody waits any more.
+func (f *flight) empty() bool {
+	waits := func(p *party) bool { return p.size > 0 }
+	return !slices.ContainsFunc(f.before, waits) && (f.since == nil || f.since.size == 0)
+}
+
 func (f *flight) signal() {
 	select {
 	case f.wake <- struct{}{}:
@@ -122,19 +146,57 @@ func (c *Cache) forget(key string) {
 	c.mu.Unlock()
 }
 
-// land gives the waiters their result.
+// land gives what a load or an error brought to everybody, and ends the
+// flight.
 func (c *Cache) land(f *flight, value []byte, err error) {
 	c.mu.Lock()
-	if c.flights[f.key] == f {
-		delete(c.flights, f.key)
-	}
-	unused := f.offers
-	f.offers = nil
-	f.value, f.err = value, err
-	close(f.done)
+	f.board()
+	unused := c.landed(f, value, err)
 	c.mu.Unlock()
 	for i := range unused {
 		c.giveUp(&unused[i])
+	}
+}
+
+// landRead gives what was read to those who had joined before, and ends the
+// flight unless somebody has joined since. It is one step: between a look at
+// who has joined and the landing one could come who has seen that value
+// deleted.
+func (c *Cache) landRead(f *flight, value []byte, err error) (ended bool) {
+	c.mu.Lock()
+	unused := c.landed(f, value, err)
+	ended = f.since == nil
+	c.mu.Unlock()
+	for i := range unused {
+		c.giveUp(&unused[i])
+	}
+	return ended
+}
+
+// landed gives those who had joined before the last read the result. Where
+// there are no others the flight ends, and its leases are not needed. mu is
+// held.
+func (c *Cache) landed(f *flight, value []byte, err error) (unused []answer) {
+	for _, p := range f.before {
+		p.value, p.err = value, err
+		close(p.done)
+	}
+	f.before = nil
+	if f.since != nil {
+		return nil
+	}
+	if c.flights[f.key] == f {
+		delete(c.flights, f.key)
+	}
+	unused, f.offers = f.offers, nil
+	return unused
+}
+
+// board counts those who have joined since the last read to those who are
+// given what comes now. mu is held.
+func (f *flight) board() {
+	if f.since != nil {
+		f.before, f.since = append(f.before, f.since), nil
 	}
 }
 
@@ -149,23 +211,12 @@ func (c *Cache) loads(f *flight, lease Lease) {
 // once this one has it or there is none to be had.
 func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *settings) {
 	key := f.key.key
-	joins := c.joinsOf(f)
 	began := time.Now()
 	for delay := minPoll; ; {
 		if c.life.Err() != nil {
 			c.giveUp(&a)
 			c.land(f, nil, ErrClosed)
 			return
-		}
-		if now := c.joinsOf(f); now != joins && !a.Won {
-			// Somebody joined while this was read: for them it may be too old.
-			joins = now
-			if offer := c.offered(f); offer != nil {
-				a = *offer
-			} else {
-				a = c.readOne(ctx, key, s)
-			}
-			continue
 		}
 		if a.Won {
 			c.offer(f, a)
@@ -175,8 +226,9 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 		v := judge(&a.Reply, s.grace)
 		switch {
 		case ok:
-			c.land(f, b, err)
-			return
+			if c.landRead(f, b, err) {
+				return
+			}
 		case a.Won:
 			c.loads(f, a.Lease)
 			c.noteWon(key, false)
@@ -187,15 +239,17 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 		case v == stale && time.Since(began) > c.cfg.LoadTimeout:
 			// The load of another has failed, or its holder is dead.
 			c.noteHit(key, v)
-			c.land(f, nonNil(a.Value), nil)
-			return
+			if c.landRead(f, nonNil(a.Value), nil) {
+				return
+			}
 		case v != unknown && a.Taken:
 			stub := time.Duration(0)
 			if a.isStub() {
 				stub = c.cfg.stub()
 			}
 			if !c.busy() && c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
-				a = c.takeOver(ctx, key, a.Lease, stub, s)
+				lease := a.Lease
+				a = c.inFlight(f, func() answer { return c.takeOver(ctx, key, lease, stub, s) })
 				continue
 			}
 			if offer := c.pause(f, delay); offer != nil {
@@ -216,8 +270,20 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 			c.land(f, b, err)
 			return
 		}
-		a = c.readOne(ctx, key, s)
+		if offer := c.offered(f); offer != nil {
+			a = *offer
+			continue
+		}
+		a = c.inFlight(f, func() answer { return c.readOne(ctx, key, s) })
 	}
+}
+
+// inFlight reads for those who have joined so far.
+func (c *Cache) inFlight(f *flight, read func() answer) answer {
+	c.mu.Lock()
+	f.board()
+	c.mu.Unlock()
+	return read()
 }
 
 // orStale gives the old value where a fresh one was asked for and is not to be
@@ -273,19 +339,12 @@ func (c *Cache) offered(f *flight) *answer {
 	return &offers[best]
 }
 
-// joinsOf is how many callers have joined so far.
-func (c *Cache) joinsOf(f *flight) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return f.joins
-}
-
 var errDeserted = errors.New("stampede: nobody waits any more")
 
 // deserted ends a flight that only waits and for which nobody waits.
 func (c *Cache) deserted(f *flight) bool {
 	c.mu.Lock()
-	if f.waiters > 0 || len(f.offers) > 0 {
+	if !f.empty() || len(f.offers) > 0 {
 		c.mu.Unlock()
 		return false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -85,6 +86,40 @@ func TestPollFromBeforeADelete(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantFetch(t, a, o, "k/2")
+	})
+}
+
+// The same, but the poll has been answered and looked at already when the key
+// is deleted. Those who had waited before get what it saw.
+func TestDeleteBeforeALanding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), &origin{takes: 100 * time.Millisecond}
+		b := newCache(t, store, stampede.Config{})
+		var late sync.WaitGroup
+		var once sync.Once
+		var a *stampede.Cache
+		a = newCache(t, store, stampede.Config{Hooks: stampede.Hooks{Hit: func(string, bool) {
+			once.Do(func() {
+				if err := b.Delete(t.Context(), "k"); err != nil {
+					t.Error(err)
+				}
+				go b.Fetch(t.Context(), "k", o.load)
+				time.Sleep(time.Millisecond) // it has the lease
+				late.Go(func() { wantFetch(t, a, o, "k/2") })
+				time.Sleep(time.Millisecond) // it has joined
+			})
+		}}})
+		go b.Fetch(t.Context(), "k", o.load)
+		time.Sleep(time.Millisecond)
+		began := time.Now()
+		wantFetch(t, a, o, "k/1")
+		if took := time.Since(began); took > 130*time.Millisecond {
+			t.Errorf("who had waited before waited on for %v", took)
+		}
+		late.Wait()
+		if n := o.calls.Load(); n != 2 {
+			t.Errorf("%d loads", n)
+		}
 	})
 }
 
