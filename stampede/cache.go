@@ -254,14 +254,15 @@ func (c *Cache) keep(a *answer, s *settings) {
 }
 
 // takeOver takes a lease from a holder believed dead, and asks for the key
-// right behind: who is answered Won may load, which is not always this one.
+// right behind: who is answered Won may load, which is not always this one. It
+// only reads if all slots have come into use meanwhile.
 func (c *Cache) takeOver(ctx context.Context, key string, lease Lease, stub time.Duration, s *settings) answer {
 	r, asked := c.readFor(key, s)
 	if asked {
 		r.Reopen, r.ReopenStub = lease, stub
 	}
 	a := answer{c.store.ReadLeased(ctx, []Read{r})[0], asked}
-	if a.Won {
+	if a.Won && asked {
 		c.noteTookOver(key)
 	}
 	return a

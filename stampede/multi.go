@@ -138,7 +138,7 @@ func (m *multi) round(ctx context.Context) bool {
 	var waiting []waitingKey
 	for i, w := range m.pending {
 		a := answer{replies[i], asked[i]}
-		if a.Won && w.reopen.CAS != 0 {
+		if a.Won && reads[i].Reopen.CAS != 0 {
 			c.noteTookOver(w.key)
 		}
 		switch v := judge(&a.Reply, s.grace); {
@@ -161,7 +161,9 @@ func (m *multi) round(ctx context.Context) bool {
 			m.values[w.key] = nonNil(a.Value)
 		case !a.Won && a.Taken:
 			w.waited = true
-			w.reopen, w.stub = Lease{}, 0
+			if a.asked || a.Lease != w.reopen {
+				w.reopen, w.stub = Lease{}, 0
+			}
 			if !c.busy() && c.watch.taken(a.Lease, time.Now(), c.cfg.Lease) {
 				w.reopen = a.Lease
 				if a.isStub() {

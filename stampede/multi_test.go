@@ -147,6 +147,36 @@ func TestFetchMultiTakesOver(t *testing.T) {
 	})
 }
 
+// A takeover that does not come about, as all slots are in use by then, is none:
+// not when the key is invalidated, and so won, right then.
+func TestFetchMultiThatCanNotTakeOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hookStore{moodyStore: newFakeStore()}
+		c := newCache(t, store, stampede.Config{Lease: 2 * time.Second, MaxLoads: 1})
+		o, slow := &multiOrigin{}, &origin{takes: 500 * time.Millisecond}
+		store.ReadLeased(t.Context(), []stampede.Read{{Key: "k", Lease: time.Minute}}) // won, and not heard of again
+		began := time.Now()
+		var once sync.Once
+		store.read = func(reads []stampede.Read, _ []stampede.Reply) {
+			if reads[0].Key == "k" && time.Since(began) >= 2*time.Second {
+				once.Do(func() { // the lease is seen to be overdue, and taken with the next read
+					go func() {
+						time.Sleep(time.Millisecond)
+						go c.Fetch(t.Context(), "slow", slow.load)
+						c.Invalidate(t.Context(), "k")
+					}()
+				})
+			}
+		}
+		if _, err := c.FetchMulti(t.Context(), []string{"k"}, o.load); !errors.Is(err, stampede.ErrOriginBusy) {
+			t.Error(err)
+		}
+		if s := c.Stats(); slow.calls.Load() != 1 || s.Takeovers != 0 {
+			t.Errorf("%d slots in use, stats %+v", slow.calls.Load(), s)
+		}
+	})
+}
+
 func TestFetchMultiFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, o := newFakeStore(), &multiOrigin{err: errors.New("broken")}
