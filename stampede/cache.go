@@ -180,9 +180,10 @@ func (c *Cache) busy() bool { return len(c.slots) == cap(c.slots) }
 
 // early draws how early a value is due: XFetch of Vattani, Chierichetti and
 // Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
-// The stores count in whole seconds, so the fraction decides by chance.
+// The stores count in whole seconds, so the fraction decides by chance. While
+// few slots are free they are kept for those who have no value.
 func (c *Cache) early(ttl time.Duration) time.Duration {
-	if c.cfg.EarlyRefresh < 0 {
+	if c.cfg.EarlyRefresh < 0 || 4*len(c.slots) >= 3*cap(c.slots) {
 		return 0
 	}
 	cost := c.cost.seconds()
@@ -300,6 +301,29 @@ func (c *Cache) release(replies []Reply) {
 		}
 	}
 	c.write(context.Background(), writes)
+}
+
+// shed ends leases that were won for a load that can not begin. Who reads next,
+// in this process or another, may have a slot. But that of a value which is
+// still fresh is left: memcached takes a win token back only by marking the
+// item stale, and while slots are rare each reader would win that value and
+// give it back. Nobody needs its lease before it is due. Then its readers watch
+// it as they do that of a dead holder; this process has done so since now, and
+// takes over at once if that is Lease ago.
+func (c *Cache) shed(replies []Reply, verdicts []verdict) {
+	var back []Reply
+	for i := range replies {
+		switch {
+		case !replies[i].Won:
+		case verdicts[i] == fresh:
+			c.watch.taken(replies[i].Lease, time.Now(), c.cfg.Lease)
+		default:
+			back = append(back, replies[i])
+		}
+	}
+	if len(back) > 0 {
+		c.release(back)
+	}
 }
 
 // writeTimeout bounds a write, in case that the store does not.

@@ -3,6 +3,7 @@ package stampede_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -360,6 +361,85 @@ func TestEarlyRefreshOfShortValues(t *testing.T) {
 		if loads < 9 || loads > 13 { // every 10 to 12 s
 			t.Errorf("%d loads in 120s", loads)
 		}
+	})
+}
+
+// All slots have come into use between the read that wins a lease early and its
+// load. The value stays fresh, nobody wins it over and over, and it is refilled
+// when it is due.
+func TestEarlyRefreshWithoutASlot(t *testing.T) {
+	for _, multi := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &hookStore{moodyStore: newFakeStore()}
+			c := newCache(t, store, stampede.Config{TTL: 100 * time.Second, EarlyRefresh: 1, MaxLoads: 1, Lease: 10 * time.Second})
+			o, slow := &origin{takes: 2 * time.Second}, &origin{takes: 8 * time.Second}
+			store.read = func(reads []stampede.Read, replies []stampede.Reply) {
+				if replies[0].Won && len(replies[0].Value) > 0 && slow.calls.Load() == 0 {
+					go c.Fetch(t.Context(), "slow", slow.load)
+					time.Sleep(time.Millisecond)
+				}
+			}
+			fetch := func(want string) {
+				t.Helper()
+				if !multi {
+					wantFetch(t, c, o, want)
+					return
+				}
+				values, err := c.FetchMulti(t.Context(), []string{"k"}, func(ctx context.Context, keys []string) (map[string][]byte, error) {
+					b, err := o.load(ctx, "k")
+					return map[string][]byte{"k": b}, err
+				})
+				if err != nil || string(values["k"]) != want {
+					t.Errorf("FetchMulti gave %q, %v; want %q", values, err, want)
+				}
+			}
+			fetch("k/1")
+			filled := time.Now()
+			for ; slow.calls.Load() == 0 && time.Since(filled) < 99*time.Second; time.Sleep(100 * time.Millisecond) {
+				fetch("k/1")
+			}
+			synctest.Wait()
+			trips := store.trips.Load()
+			for ; time.Since(filled) < 100*time.Second; time.Sleep(100 * time.Millisecond) {
+				fetch("k/1")
+				trips++
+			}
+			if s := c.Stats(); s.Shed != 1 || s.EarlyRefreshes != 1 || s.StaleHits != 0 || store.trips.Load() > trips+2 {
+				t.Errorf("%d round trips too many, stats %+v", store.trips.Load()-trips, s)
+			}
+			time.Sleep(12 * time.Second)
+			fetch("k/1")
+			time.Sleep(3 * time.Second)
+			if multi { // it leaves the load to the one who reads next
+				fetch("k/1")
+				time.Sleep(3 * time.Second)
+			}
+			fetch("k/2")
+		})
+	}
+}
+
+// While few slots are free they are not used for what has time.
+func TestNoEarlyRefreshWhileNearlyBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, o := newCache(t, newFakeStore(), stampede.Config{TTL: 100 * time.Second, EarlyRefresh: 100, MaxLoads: 4, Lease: time.Minute}), &origin{takes: 2 * time.Second}
+		wantFetch(t, c, o, "k/1")
+		time.Sleep(74 * time.Second)
+		for i := range 3 {
+			go c.Fetch(t.Context(), fmt.Sprint("slow ", i), (&origin{takes: 30 * time.Second}).load)
+		}
+		time.Sleep(10 * time.Second)
+		for range 100 {
+			wantFetch(t, c, o, "k/1")
+		}
+		synctest.Wait()
+		if n := o.calls.Load(); n != 1 {
+			t.Errorf("%d loads before it was due", n)
+		}
+		time.Sleep(17 * time.Second) // due
+		wantFetch(t, c, o, "k/1")
+		time.Sleep(3 * time.Second)
+		wantFetch(t, c, o, "k/2")
 	})
 }
 

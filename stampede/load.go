@@ -145,7 +145,7 @@ func (c *Cache) loadOnly(ctx context.Context, key string, load Loader) ([]byte, 
 func (c *Cache) loadAndFill(ctx context.Context, key string, won *Reply, v verdict, load Loader, s *settings) ([]byte, error) {
 	if !c.acquire() {
 		c.noteShed(key)
-		c.release([]Reply{*won})
+		c.shed([]Reply{*won}, []verdict{v})
 		return nil, ErrOriginBusy
 	}
 	b, l, err := run(ctx, c, 1, func(ctx context.Context) ([]byte, error) { return load(ctx, key) })

@@ -273,9 +273,7 @@ func (c *Cache) loadBatch(ctx context.Context, b *batch, load MultiLoader, s *se
 			c.noteShed(key)
 			outcomes[i].err = ErrOriginBusy
 		}
-		if won := b.leases(); len(won) > 0 {
-			c.release(won)
-		}
+		c.shed(b.won, b.verdicts)
 		return outcomes
 	}
 	keys := slices.Clone(b.keys) // the loader's own
