@@ -66,7 +66,7 @@ func (loadTimeout) Is(target error) bool { return target == context.DeadlineExce
 type MultiError struct {
 	// Errors has the reason for each key.
 	Errors map[string]error
-	// Total is the number of keys that were asked for.
+	// Total is the number of different keys that were asked for.
 	Total int
 }
 

@@ -14,6 +14,11 @@ import (
 // neither result; for the rest *MultiError lists why there is no value. For
 // everything else see Fetch.
 func (c *Cache) FetchMulti(ctx context.Context, keys []string, load MultiLoader, options ...Option) (map[string][]byte, error) {
+	m := c.fetchMulti(ctx, keys, load, options)
+	return m.values, m.err()
+}
+
+func (c *Cache) fetchMulti(ctx context.Context, keys []string, load MultiLoader, options []Option) *multi {
 	s := c.settings(options)
 	m := &multi{
 		cache: c, load: load, settings: &s,
@@ -42,10 +47,7 @@ func (c *Cache) FetchMulti(ctx context.Context, keys []string, load MultiLoader,
 		c.wait(ctx, delay)
 		delay = min(2*delay, maxPoll)
 	}
-	if len(m.errs) > 0 {
-		return m.values, &MultiError{Errors: m.errs, Total: m.total}
-	}
-	return m.values, nil
+	return m
 }
 
 // A multi is a FetchMulti that is under way.
@@ -54,7 +56,7 @@ type multi struct {
 	load     MultiLoader
 	settings *settings
 	began    time.Time
-	total    int
+	total    int // of different keys
 	values   map[string][]byte
 	errs     map[string]error
 	// pending are the keys without a result, in order.
@@ -67,6 +69,13 @@ type waitingKey struct {
 	waited bool
 	reopen Lease // to be taken over with the next read
 	stub   time.Duration
+}
+
+func (m *multi) err() error {
+	if len(m.errs) == 0 {
+		return nil
+	}
+	return &MultiError{Errors: m.errs, Total: m.total}
 }
 
 func (m *multi) fail(key string, err error) {

@@ -250,8 +250,9 @@ func TestTyped(t *testing.T) {
 		if _, err := users.Fetch(ctx, "text", load); !errors.Is(err, stampede.ErrDecode) {
 			t.Error(err)
 		}
-		all, err = users.FetchMulti(ctx, []string{"ann", "text"}, nil)
-		if !errors.Is(err, stampede.ErrDecode) || len(all) != 1 {
+		all, err = users.FetchMulti(ctx, []string{"ann", "text", "text", "ann"}, nil)
+		var multi *stampede.MultiError
+		if !errors.Is(err, stampede.ErrDecode) || len(all) != 1 || !errors.As(err, &multi) || multi.Total != 2 || len(multi.Errors) != 1 {
 			t.Errorf("%+v, %v", all, err)
 		}
 		if _, err := users.Fetch(ctx, "x", func(context.Context, string) (user, error) { return user{}, stampede.ErrNotFound }); !errors.Is(err, stampede.ErrNotFound) {

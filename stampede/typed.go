@@ -49,7 +49,7 @@ func (t TypedCache[T]) Refresh(ctx context.Context, key string, load func(ctx co
 // FetchMulti is Cache.FetchMulti. Keys whose bytes are no T are in the
 // *MultiError with ErrDecode.
 func (t TypedCache[T]) FetchMulti(ctx context.Context, keys []string, load func(ctx context.Context, keys []string) (map[string]T, error), options ...Option) (map[string]T, error) {
-	found, err := t.cache.FetchMulti(ctx, keys, func(ctx context.Context, keys []string) (map[string][]byte, error) {
+	m := t.cache.fetchMulti(ctx, keys, func(ctx context.Context, keys []string) (map[string][]byte, error) {
 		loaded, loadErr := load(ctx, keys)
 		encoded := make(map[string][]byte, len(loaded))
 		for key, v := range loaded {
@@ -61,24 +61,17 @@ func (t TypedCache[T]) FetchMulti(ctx context.Context, keys []string, load func(
 			encoded[key] = b
 		}
 		return encoded, loadErr
-	}, options...)
-	failures, _ := err.(*MultiError) //nolint:errorlint // FetchMulti returns it as it is
-	values := make(map[string]T, len(found))
-	for key, b := range found {
+	}, options)
+	values := make(map[string]T, len(m.values))
+	for key, b := range m.values {
 		v, err := t.decode(b, nil)
-		if err == nil {
-			values[key] = v
+		if err != nil {
+			m.fail(key, err)
 			continue
 		}
-		if failures == nil {
-			failures = &MultiError{Errors: make(map[string]error), Total: len(keys)}
-		}
-		failures.Errors[key] = err
+		values[key] = v
 	}
-	if failures != nil {
-		return values, failures
-	}
-	return values, nil
+	return values, m.err()
 }
 
 func (t TypedCache[T]) loader(load func(ctx context.Context, key string) (T, error)) Loader {
