@@ -203,11 +203,11 @@ func (c *Cache) answer(ctx context.Context, key string, a *answer, load Loader, 
 		c.noteHit(key, v)
 		b = nonNil(a.Value)
 	case v == notFound:
-		c.counters.notFoundHits.Add(1)
 		err = ErrNotFound
+		c.noteMarker(key, err)
 	case v == failed:
-		c.counters.failedHits.Add(1)
 		err = remoteFailure(&a.Reply)
+		c.noteMarker(key, err)
 	case v == unknown && errors.Is(a.Err, ErrBadKey):
 		return nil, a.Err, true
 	default:

@@ -26,12 +26,11 @@ type fakeItem struct {
 func (i *fakeItem) left() time.Duration { return time.Until(i.expires).Truncate(time.Second) }
 
 func (f *fakeStore) get(key string) *fakeItem {
-	i := f.items[key]
-	if i != nil && !time.Now().Before(i.expires) {
-		delete(f.items, key)
-		return nil
+	if i := f.items[key]; i != nil && time.Now().Before(i.expires) {
+		return i
 	}
-	return i
+	delete(f.items, key)
+	return nil
 }
 
 func (f *fakeStore) put(key string, i fakeItem) *fakeItem {

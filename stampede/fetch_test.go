@@ -399,6 +399,28 @@ func TestNotFound(t *testing.T) {
 	})
 }
 
+// What markers answer is told to a hook.
+func TestMarkerHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), &origin{}
+		var told []string
+		c := newCache(t, store, stampede.Config{Hooks: stampede.Hooks{Marker: func(key string, err error) {
+			told = append(told, fmt.Sprintf("%s %v %v", key, errors.Is(err, stampede.ErrNotFound), errors.Is(err, stampede.ErrLoadFailed)))
+		}}})
+		for key, err := range map[string]error{"none": stampede.ErrNotFound, "broken": errors.New("broken")} {
+			o.fails(err)
+			c.Fetch(t.Context(), key, o.load)
+		}
+		c.Fetch(t.Context(), "none", o.load)
+		c.Fetch(t.Context(), "broken", o.load)
+		c.FetchMulti(t.Context(), []string{"none", "broken"}, nil)
+		want := []string{"none true false", "broken false true", "broken false true", "none true false"}
+		if s := c.Stats(); !slices.Equal(told, want) || s.NotFoundHits != 2 || s.FailedHits != 2 {
+			t.Errorf("%q, stats %+v", told, s)
+		}
+	})
+}
+
 func TestLoaderThatMisbehaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()

@@ -156,11 +156,12 @@ func (m *multi) round(ctx context.Context) bool {
 			m.values[w.key] = nonNil(a.Value)
 			m.upkeep(&due, w.key, &a, v)
 		case v == notFound:
-			c.counters.notFoundHits.Add(1)
+			c.noteMarker(w.key, ErrNotFound)
 			m.upkeep(&due, w.key, &a, v)
 		case v == failed:
-			c.counters.failedHits.Add(1)
-			m.fail(w.key, remoteFailure(&a.Reply))
+			err := remoteFailure(&a.Reply)
+			c.noteMarker(w.key, err)
+			m.fail(w.key, err)
 			m.upkeep(&due, w.key, &a, v)
 		case v == unknown && errors.Is(a.Err, ErrBadKey):
 			m.fail(w.key, a.Err)

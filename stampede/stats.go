@@ -112,6 +112,9 @@ func (c *Cache) Stats() Stats {
 type Hooks struct {
 	// Hit: a value was served from the cache.
 	Hit func(key string, stale bool)
+	// Marker: the cache said that there is no value. err is ErrNotFound, or
+	// ErrLoadFailed with the failure's text.
+	Marker func(key string, err error)
 	// Won: this Cache has the lease. early tells that the value is not due.
 	Won func(key string, early bool)
 	// Waited: a caller waited for a load, of its own process or another.
@@ -136,6 +139,17 @@ func (c *Cache) noteHit(key string, v verdict) {
 	}
 	if hook := c.cfg.Hooks.Hit; hook != nil {
 		hook(key, v == stale)
+	}
+}
+
+func (c *Cache) noteMarker(key string, err error) {
+	if errors.Is(err, ErrNotFound) {
+		c.counters.notFoundHits.Add(1)
+	} else {
+		c.counters.failedHits.Add(1)
+	}
+	if hook := c.cfg.Hooks.Marker; hook != nil {
+		hook(key, err)
 	}
 }
 
