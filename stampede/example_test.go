@@ -133,6 +133,119 @@ func ExampleCache_Invalidate() {
 	// Ada Lovelace <nil>
 }
 
+// After a Delete the next reader waits for a load: nobody is served the old
+// value.
+func ExampleCache_Delete() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+	ctx := context.Background()
+
+	origin := "Ada"
+	load := func(context.Context, string) ([]byte, error) { return []byte(origin), nil }
+	b, err := cache.Fetch(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+
+	origin = "Ada Lovelace" // committed
+	fmt.Println(cache.Delete(ctx, "user:42"))
+	b, err = cache.Fetch(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+	// Output:
+	// Ada <nil>
+	// <nil>
+	// Ada Lovelace <nil>
+}
+
+// Stats are for a page or an exporter that looks now and then.
+func ExampleCache_Stats() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+
+	load := func(context.Context, string) ([]byte, error) { return []byte("Ada"), nil }
+	for range 3 {
+		if _, err := cache.Fetch(context.Background(), "user:42", load); err != nil {
+			log.Print(err)
+		}
+	}
+	s := cache.Stats()
+	fmt.Println("hits:", s.FreshHits+s.StaleHits, "loads:", s.Loads, "errors:", s.LoadErrors, "refused:", s.Refused[stampede.RefusedChanged])
+	took := uint64(0)
+	for i, n := range s.LoadTimes {
+		if i < len(stampede.LoadBuckets) && stampede.LoadBuckets[i] <= time.Second {
+			took += n
+		}
+	}
+	fmt.Println("within a second:", took)
+	// Output:
+	// hits: 2 loads: 1 errors: 0 refused: 0
+	// within a second: 1
+}
+
+// Hooks are told the key, for traces, and each time, for histograms of your own.
+func ExampleHooks() {
+	cache, closeAll := startCache(stampede.Config{Hooks: stampede.Hooks{
+		Won:    func(key string, _ bool) { fmt.Println("won", key) },
+		Loaded: func(keys int, took time.Duration, err error) { fmt.Println("loaded", keys, took < time.Minute, err) },
+		Filled: func(key string, err error) { fmt.Println("filled", key, err) },
+		Hit:    func(key string, stale bool) { fmt.Println("hit", key, "stale:", stale) },
+	}})
+	defer closeAll()
+
+	load := func(context.Context, string) ([]byte, error) { return []byte("Ada"), nil }
+	for range 2 {
+		if _, err := cache.Fetch(context.Background(), "user:42", load); err != nil {
+			log.Print(err)
+		}
+	}
+	// Output:
+	// won user:42
+	// loaded 1 true <nil>
+	// filled user:42 <nil>
+	// hit user:42 stale: false
+}
+
+// Fresh waits for the refill of a value that was invalidated, where others are
+// served the old one.
+func ExampleFresh() {
+	cache, closeAll := startCache(stampede.Config{})
+	defer closeAll()
+	ctx := context.Background()
+
+	origin := "Ada"
+	load := func(context.Context, string) ([]byte, error) { return []byte(origin), nil }
+	b, err := cache.Fetch(ctx, "user:42", load)
+	fmt.Printf("%s %v\n", b, err)
+
+	origin = "Ada Lovelace"
+	fmt.Println(cache.Invalidate(ctx, "user:42"))
+	b, err = cache.Fetch(ctx, "user:42", load, stampede.Fresh())
+	fmt.Printf("%s %v\n", b, err)
+	// Output:
+	// Ada <nil>
+	// <nil>
+	// Ada Lovelace <nil>
+}
+
+// A call may give its value another TTL than the Cache's.
+func ExampleTTL() {
+	cache, closeAll := startCache(stampede.Config{TTL: time.Hour, Grace: stampede.None, Jitter: -1})
+	defer closeAll()
+	ctx := context.Background()
+
+	loads := 0
+	load := func(context.Context, string) ([]byte, error) {
+		loads++
+		return fmt.Appendf(nil, "price %d", loads), nil
+	}
+	b, err := cache.Fetch(ctx, "price:1", load, stampede.TTL(time.Second))
+	fmt.Printf("%s %v\n", b, err)
+	time.Sleep(2 * time.Second)
+	b, err = cache.Fetch(ctx, "price:1", load)
+	fmt.Printf("%s %v\n", b, err)
+	// Output:
+	// price 1 <nil>
+	// price 2 <nil>
+}
+
 // Refresh is called when a write to the origin is committed. Where it returns
 // no error the old value is no longer served.
 func ExampleCache_Refresh() {
