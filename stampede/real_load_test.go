@@ -290,7 +290,8 @@ func timesOnTheServer(t *testing.T) {
 	lives := func(key string, d time.Duration) {
 		t.Helper()
 		want := int64(d / time.Second)
-		if got := left(t, addr, key); got > want || got < max(0, want-slack) {
+		// The server's clock, by which a Unix time is taken, is late by up to 1 s.
+		if got := left(t, addr, key); got > want+1 || got < max(0, want-slack) {
 			t.Errorf("%s lives for %d s, want %d", key, got, want)
 		}
 	}

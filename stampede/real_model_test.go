@@ -419,4 +419,3 @@ func (h *history) checkForward(t *testing.T, key string, looks []seenEvent) {
 		}
 	}
 }
-

@@ -454,6 +454,7 @@ func TestTooLargeAValue(t *testing.T) {
 func TestOneLoadInItsTimeOnMemcached(t *testing.T) {
 	t.Parallel()
 	addr := realserver.Memcached(t).Addr()
+	tests := make(map[string]func(*testing.T))
 	for name, tt := range map[string]struct {
 		err     error
 		options []stampede.Option
@@ -461,15 +462,14 @@ func TestOneLoadInItsTimeOnMemcached(t *testing.T) {
 		"failed": {err: errors.New("broken")}, "not-found": {err: stampede.ErrNotFound},
 		"value": {}, "fresh": {options: []stampede.Option{stampede.Fresh()}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		tests[name] = func(t *testing.T) {
 			o := &origin{takes: 20 * time.Millisecond}
 			o.fails(tt.err)
 			ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
 			defer cancel()
 			var wg sync.WaitGroup
 			for range 5 {
-				c := newCache(t, newClient(t, addr), stampede.Config{TTL: 2 * time.Second, Grace: time.Minute, ErrorTTL: 2 * time.Second})
+				c := newCache(t, newPatientClient(t, addr), stampede.Config{TTL: 2 * time.Second, Grace: time.Minute, ErrorTTL: 2 * time.Second})
 				wg.Go(func() {
 					tick := time.NewTicker(10 * time.Millisecond)
 					defer tick.Stop()
@@ -484,6 +484,7 @@ func TestOneLoadInItsTimeOnMemcached(t *testing.T) {
 			if n := o.calls.Load(); n < 2 || n > 8 {
 				t.Errorf("%d loads in 7s of times of 2s", n)
 			}
-		})
+		}
 	}
+	together(t, tests)
 }
