@@ -260,7 +260,7 @@ func (b *Broker) judge(ctx context.Context, key string, a *answer, t *terms, h *
 		if lent, ok := b.lend(key, a, v, t, h); ok {
 			return lent, nil, true
 		}
-		c.giveUp(a)
+		c.shed([]Reply{a.Reply}, []verdict{v})
 		if !v.has() {
 			c.noteShed(key)
 			return Answer{}, ErrOriginBusy, true
@@ -274,11 +274,12 @@ func (b *Broker) judge(ctx context.Context, key string, a *answer, t *terms, h *
 		c.noteHit(key, v)
 		return Answer{State: StateStale, Value: nonNil(a.Value)}, nil, true
 	case v == notFound:
-		c.counters.notFoundHits.Add(1)
+		c.noteMarker(key, ErrNotFound)
 		return Answer{State: StateNotFound}, nil, true
 	case v == failed:
-		c.counters.failedHits.Add(1)
-		return Answer{State: StateFailed, Err: remoteFailure(&a.Reply)}, nil, true
+		err := remoteFailure(&a.Reply)
+		c.noteMarker(key, err)
+		return Answer{State: StateFailed, Err: err}, nil, true
 	case v == unknown && errors.Is(a.Err, ErrBadKey):
 		return Answer{}, a.Err, true
 	case v == unknown:
