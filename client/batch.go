@@ -149,7 +149,7 @@ func checkMeta(req *memcached.Request) error {
 	// 1.6.18 counts the flags and then takes the value for a command, and it
 	// hangs up on a line of more than 2,048 bytes.
 	const maxFlags, maxLine = 20, 2000
-	line := len(req.Key) + len(" 2147483647 O4294967295")
+	line := len(req.Key) + len(" 2147483647 O") + opaqueLen
 	for _, f := range req.Meta {
 		line += 2 + len(f.Arg)
 	}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"encoding/base64"
 	"fmt"
 	"math"
@@ -58,7 +57,7 @@ type op struct {
 	standInTTL int64                // on a stand-in: the exptime, if not 0, before it is capped
 	wantCAS    bool                 // opSet: the reply has the new item's CAS id
 	voids      bool                 // opDelete: ends leases too, which a legacy has to be told
-	opaque     uint32
+	opaque     opaque
 
 	// generation, if not 0, is the connection that cas came from.
 	generation uint64
@@ -241,7 +240,7 @@ func (o *op) appendTo(b []byte) []byte {
 }
 
 func (o *op) appendOpaque(b []byte) []byte {
-	return strconv.AppendUint(append(b, " O"...), uint64(o.opaque), 10)
+	return o.opaque.append(append(b, " O"...))
 }
 
 func (o *op) appendSet(b []byte) []byte {
@@ -400,7 +399,7 @@ func (o *op) take(rep *memcached.Reply, silentMiss bool) (more bool, err error) 
 	if err := o.checkOpaque(rep, silentMiss); err != nil {
 		return false, err
 	}
-	if err := o.checkSwallowed(rep.Value); err != nil {
+	if err := o.opaque.checkSwallowed(rep.Value); err != nil {
 		return false, err
 	}
 	if o.kind == opMeta {
@@ -451,35 +450,6 @@ func (o *op) toItem(key string, n *node, generation uint64) *Item {
 	item.node, item.generation = n, generation
 	return item
 }
-
-// checkSwallowed finds a value that swallowed another reply. Where a server or
-// proxy loses the end of a reply and goes on with a later one, that one fills
-// the announced length, and now and then it ends its line just there. Then the
-// whole line of that reply is inside, with an opaque that this connection gave
-// out not long before or after: the next, or a later one where some were lost,
-// or an earlier one where they came in the wrong order or twice.
-func (o *op) checkSwallowed(value []byte) error {
-	// near is well above what a connection has in flight.
-	const near = 1 << 16
-	for {
-		i := bytes.Index(value, opaqueMark)
-		if i < 0 {
-			return nil
-		}
-		value = value[i+len(opaqueMark):]
-		var n uint64
-		digits := 0
-		for digits < len(value) && digits <= opaqueDigits && value[digits]-'0' <= 9 {
-			n = n*10 + uint64(value[digits]-'0')
-			digits++
-		}
-		if apart := int64(n) - int64(o.opaque); digits == opaqueDigits && -near <= apart && apart <= near {
-			return desynchronised("a value with another reply in it")
-		}
-	}
-}
-
-var opaqueMark = []byte(" O")
 
 // takeError reads an error line: an answer to this op alone, or the sign that
 // the stream is out of step.
@@ -581,7 +551,7 @@ func (o *op) checkOpaque(rep *memcached.Reply, silentMiss bool) error {
 		}
 		return desynchronised("%v without the opaque that was asked for", rep.Kind)
 	}
-	if n, err := f.Uint(); err != nil || n != uint64(o.opaque) {
+	if !o.opaque.is(f.Arg) {
 		return desynchronised("%v with another request's opaque", rep.Kind)
 	}
 	return nil

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
@@ -46,7 +44,7 @@ type conn struct {
 	spare   []byte
 	first   *call // calls that the reader has not taken yet, in wire order
 	last    *call
-	opaque  uint32
+	opaque  opaque // of the last request
 	queued  uint64 // bytes appended in all
 	offered uint64 // bytes that the socket was offered and may have taken
 
@@ -68,11 +66,6 @@ type conn struct {
 }
 
 const (
-	// firstOpaque makes every opaque ten digits long, which values do not have
-	// by chance; see checkSwallowed.
-	firstOpaque  = 1_000_000_000
-	opaqueDigits = 10
-
 	readBuffer = 16 << 10
 	// keepBuffer is the largest write buffer that is kept after a burst.
 	keepBuffer = 64 << 10
@@ -95,8 +88,7 @@ const (
 func newConn(n *node, nc net.Conn, generation uint64) *conn {
 	c := &conn{node: n, nc: nc, generation: generation, deadline: -1, trust: maxTrust}
 	c.raw.init(nc)
-	// Not from 1: what is left of an older conversation should match nothing.
-	c.opaque = firstOpaque + rand.Uint32N(math.MaxUint32-firstOpaque)
+	c.opaque = newOpaque()
 	c.lastRead = n.client.clock()
 	return c
 }
@@ -119,9 +111,7 @@ func (c *conn) submit(ca *call) error {
 	before := len(c.wbuf)
 	for i := range ca.ops {
 		o := &ca.ops[i]
-		if c.opaque++; c.opaque < firstOpaque {
-			c.opaque = firstOpaque
-		}
+		c.opaque = c.opaque.next()
 		o.opaque = c.opaque
 		o.fenced = c.fence(o)
 		c.wbuf = o.appendTo(c.wbuf)

@@ -84,25 +84,44 @@ func TestSafeToRetryOfMany(t *testing.T) {
 // A value that has another reply of the same connection in it was put together
 // from two replies. What only looks like one is a value.
 func TestSwallowedReply(t *testing.T) {
-	o := op{opaque: 2225523600}
+	o := newOpaque()
+	token := func(o opaque) string { return string(o.append(nil)) }
+	other := newOpaque()
+	for other>>counterBits == o>>counterBits {
+		other = newOpaque()
+	}
 	for value, swallowed := range map[string]bool{
-		"":                                   false,
-		"a value of the usual kind":          false,
-		"key:5VA 44 f0 c304 O2225523601\r\n": true,
-		"VA 44 f0 c304 O2225523639":          true, // those between were lost
-		"abcHD c304 O2225523600":             true, // the same again
-		"EN O2225523599\r\n":                 true, // in the wrong order
-		"HD c1 O1 HD O2225523601":            true,
-		"order O1000000001":                  false, // far from what is in flight
-		"order O22255236010":                 false, // more digits
-		"order O222552360":                   false, // fewer
-		"order O222552360x":                  false,
-		"order O":                            false,
-		"orderO2225523601":                   false, // no flag of a reply
+		"":                          false,
+		"a value of the usual kind": false,
+		"key:5VA 44 f0 c304 O" + token(o.next()) + "\r\n": true,
+		"VA 44 f0 c304 O" + token(o+40):                   true, // those between were lost
+		"abcHD c304 O" + token(o):                         true, // the same again
+		"EN O" + token(o-1) + "\r\n":                      true, // in the wrong order
+		"HD c1 O1 HD O" + token(o.next()):                 true,
+		"order O" + token(other):                          false, // another connection's
+		"order O" + token(o)[:secretLen-1] + "!1234":      false,
+		"order O":                  false,
+		"orderO" + token(o.next()): false, // no flag of a reply
 	} {
 		if err := o.checkSwallowed([]byte(value)); errors.Is(err, ErrDesynchronised) != swallowed {
 			t.Errorf("%q: %v", value, err)
 		}
+	}
+}
+
+// The opaques of a connection differ from one another and from another
+// connection's, and only an opaque's own token is taken for it.
+func TestOpaque(t *testing.T) {
+	o := opaque(0xabcdef012)<<counterBits | counterMask // the last before it comes round
+	if next := o.next(); next>>counterBits != 0xabcdef012 || next&counterMask != 0 {
+		t.Errorf("%x after %x: the counter ran into the secret", next, o)
+	}
+	token := o.append(nil)
+	if len(token) != opaqueLen || !o.is(token) || o.is(token[1:]) || o.is(o.next().append(nil)) || o.is(append(token, 'A')) {
+		t.Errorf("%q is not the only token of %x", token, o)
+	}
+	if a, b := newOpaque(), newOpaque(); a>>counterBits == b>>counterBits {
+		t.Errorf("two connections with the secret %x", a>>counterBits)
 	}
 }
 

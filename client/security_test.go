@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"net"
 	"os"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/internal/realserver"
+	"github.com/ringside-cache/ringside/ring"
 )
 
 // testCA makes a CA, and a certificate of it for the host, in PEM files.
@@ -179,4 +182,29 @@ func TestAuthentication(t *testing.T) {
 			t.Errorf("%q, %q were taken", cfg.Username, cfg.Password)
 		}
 	}
+}
+
+// TestValueOfOpaques: no value can pass for one that swallowed another reply.
+// This one has a number near to each that an opaque could once be, so that
+// every read of it broke the connection and the third ejected the node.
+func TestValueOfOpaques(t *testing.T) {
+	onBoth(t, func(t *testing.T, addr string) {
+		c := newClient(t, client.Config{Servers: []string{addr}, Timeout: 5 * time.Second})
+		var value []byte
+		for n := uint64(1_000_000_000); n < math.MaxUint32+131_000; n += 131_000 {
+			value = fmt.Appendf(value, " O%d", n)
+		}
+		if err := c.Set(t.Context(), &client.Item{Key: "a", Value: value}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			item, err := c.Get(t.Context(), "a")
+			if err != nil || !bytes.Equal(item.Value, value) {
+				t.Fatalf("a value of %d bytes was read as: %v", len(value), err)
+			}
+		}
+		if s := c.Stats().Nodes[0]; s.State != ring.Up || s.ConnectionsLost != 0 {
+			t.Errorf("the node is %v, %d connections lost", s.State, s.ConnectionsLost)
+		}
+	})
 }
