@@ -91,12 +91,15 @@ func (c *Client) change(r *ring.Ring) bool {
 }
 
 // retire closes a node's connections when what was under way to it, or began
-// on the fleet before the change, has had its time.
+// on the fleet before the change, has had its time. From then on none is made:
+// a batch may still be at work on the old fleet, and nobody else would ever
+// close what it dials.
 func (c *Client) retire(n *node) {
 	timer := time.NewTimer(2 * c.cfg.Timeout)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		n.removed.Store(true)
 		n.disconnect(errRemoved)
 	case <-c.life.Done():
 		n.disconnect(ErrClosed)

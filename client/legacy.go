@@ -79,6 +79,9 @@ var errUpgraded = errors.New("the node has meta commands now")
 // dial makes a connection for gomemcache. A server that was upgraded in the
 // meantime ends the legacy.
 func (l *legacy) dial(ctx context.Context) (net.Conn, error) {
+	if ended := l.node.ended(); ended != nil {
+		return nil, ended
+	}
 	nc, meta, err := l.node.greet(ctx)
 	if err == nil && meta {
 		nc.Close()
@@ -100,9 +103,9 @@ func (l *legacy) dial(ctx context.Context) (net.Conn, error) {
 	l.mu.Lock()
 	l.open[w] = struct{}{}
 	l.mu.Unlock()
-	if l.node.client.life.Err() != nil {
-		w.Close() // Close may have missed it
-		return nil, ErrClosed
+	if ended := l.node.ended(); ended != nil {
+		w.Close() // disconnect may have missed it
+		return nil, ended
 	}
 	return w, nil
 }
@@ -385,7 +388,8 @@ func legacyError(err error) error {
 	switch {
 	case strings.Contains(text, "object too large"):
 		return fmt.Errorf("%w: %w: %w", ErrTooLarge, ErrServerError, err)
-	case errors.Is(err, ErrNoMeta), errors.Is(err, ErrServerError), errors.Is(err, ErrDial), errors.Is(err, ErrDesynchronised):
+	case errors.Is(err, ErrNoMeta), errors.Is(err, ErrServerError), errors.Is(err, ErrDial), errors.Is(err, ErrDesynchronised),
+		errors.Is(err, ErrConnLost):
 		return err
 	case errors.As(err, &connect), errors.Is(err, errUpgraded), errors.As(err, &op) && op.Op == "dial":
 		return fmt.Errorf("%w: %w", ErrDial, err)

@@ -34,6 +34,8 @@ type node struct {
 	// failures that a success would end.
 	out     atomic.Bool
 	failing atomic.Bool
+	// removed is set when the node has left the fleet and its time is over.
+	removed atomic.Bool
 
 	inFlight      atomic.Int64
 	bytesInFlight atomic.Int64
@@ -192,8 +194,8 @@ func (n *node) connect(ctx context.Context, slot int, by time.Duration) (c *conn
 // dial starts an attempt to connect, or joins the one under way. While the
 // slot backs off after a failed dial it gives that dial's error at once.
 func (n *node) dial(s *slot) (*dialing, error) {
-	if n.client.life.Err() != nil {
-		return nil, ErrClosed
+	if err := n.ended(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsent, err)
 	}
 	s.mu.Lock()
 	if c := s.conn.Load(); c != nil {
@@ -250,9 +252,22 @@ func (n *node) runDial(s *slot, d *dialing) {
 	}
 	if err != nil {
 		n.client.nodeFailed(n, err)
-	} else if c != nil && n.client.life.Err() != nil {
-		c.fail(ErrClosed) // Close ran while we dialled
+	} else if ended := n.ended(); c != nil && ended != nil {
+		c.fail(ended) // Close ran while we dialled, or the node was removed
 	}
+}
+
+// ended tells why the node is to have no connections any more: Close, or its
+// removal. Whoever makes one asks behind the place from where disconnect takes
+// it, which is called after the reason was set: one of the two closes it.
+func (n *node) ended() error {
+	switch {
+	case n.client.life.Err() != nil:
+		return ErrClosed
+	case n.removed.Load():
+		return errRemoved
+	}
+	return nil
 }
 
 // backoff is how long no dial is tried after so many failed ones: 50 ms
