@@ -20,3 +20,5 @@ func (w *rawSocket) write([]byte) (int, error) { return 0, nil }
 func (w *rawSocket) read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 func (w *rawSocket) stillOpen() bool { return true }
+
+func (w *rawSocket) state() (ended, quiet bool) { return false, true }

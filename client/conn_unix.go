@@ -92,15 +92,22 @@ func (w *rawSocket) read(b []byte) (int, error) {
 // stillOpen looks for the end of the stream, or for bytes that nobody asked
 // for, without taking or awaiting anything.
 func (w *rawSocket) stillOpen() bool {
+	_, quiet := w.state()
+	return quiet
+}
+
+// state tells whether the stream has come to its end, and whether there is
+// neither an end nor a byte to be read. It takes and awaits nothing.
+func (w *rawSocket) state() (ended, quiet bool) {
 	if w.peek == nil {
-		return true
+		return false, true
 	}
-	open := true
 	// Control, unlike Read, does not mind a read deadline that has passed.
 	err := w.peek.Control(func(fd uintptr) {
 		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		open = err == syscall.EAGAIN || err == syscall.EINTR
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		quiet = err == syscall.EAGAIN || err == syscall.EINTR
+		ended = !quiet && (err != nil || n == 0)
 	})
-	return err == nil && open
+	return ended || err != nil, quiet && err == nil
 }

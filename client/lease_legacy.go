@@ -128,7 +128,7 @@ func (o *op) isLeased() bool {
 
 // leasedReads carries out the leased reads at the front of ops, and tells how
 // many they were; 0 where there are not at least two.
-func (l *legacy) leasedReads(ops []op) int {
+func (l *epoch) leasedReads(ops []op) int {
 	n := 0
 	for n < len(ops) && ops[n].kind == opLeased && ops[n].err == nil {
 		n++
@@ -155,6 +155,8 @@ func (l *legacy) leasedReads(ops []op) int {
 // giveUpLeases ends the leases that came, with the first n ops, when their
 // caller had left.
 func (l *legacy) giveUpLeases(ca *call, n int) {
+	e := l.epoch.Load()
+	defer l.leave(e)
 	for i := range ca.ops[:n] {
 		o := &ca.ops[i]
 		if o.kind != opLeased || o.err != nil || o.lease&leaseWon == 0 {
@@ -164,7 +166,7 @@ func (l *legacy) giveUpLeases(ca *call, n int) {
 		if o.isStub() {
 			back.kind = opDelete
 		}
-		l.leased(&back) //nolint:errcheck // it ends by its deadline else
+		e.leased(&back) //nolint:errcheck // it ends by its deadline else
 	}
 }
 
@@ -182,8 +184,8 @@ const (
 )
 
 // leased carries out an op of stampede's.
-func (l *legacy) leased(o *op) error {
-	if o.generation != 0 && o.generation != l.generation.Load() {
+func (l *epoch) leased(o *op) error {
+	if o.generation != 0 && o.generation != l.id {
 		return ErrCASConflict
 	}
 	if o.kind == opSet && o.mode == 'E' {
@@ -223,13 +225,13 @@ func (l *legacy) leased(o *op) error {
 }
 
 // void puts an empty envelope where one is, whatever is in it.
-func (l *legacy) void(key string) error {
+func (l *epoch) void(key string) error {
 	e := envelope{}
 	return l.set(key, e.append(nil), envelopeFlags, voidTTL)
 }
 
 // change writes to an item that was seen. ErrCASConflict asks to look again.
-func (l *legacy) change(o *op, s seen) error {
+func (l *epoch) change(o *op, s seen) error {
 	now := time.Now()
 	e, ok := parseEnvelope(s)
 	if ok && e.isVoid() {
@@ -283,7 +285,7 @@ func (l *legacy) change(o *op, s seen) error {
 // they would see the empty one. There is no delete that compares, and a cas
 // that expires at once is not known to yrmcds; so a newer value may be hit,
 // which is a miss.
-func (l *legacy) remove(key string, s seen) error {
+func (l *epoch) remove(key string, s seen) error {
 	if _, ok := parseEnvelope(s); ok {
 		e := envelope{}
 		return l.replaceSeen(key, s, e.append(nil), envelopeFlags, voidTTL)
@@ -296,7 +298,7 @@ func (l *legacy) remove(key string, s seen) error {
 
 // readLeased answers a leased read from what was seen, and takes the lease
 // where it is to be had.
-func (l *legacy) readLeased(o *op, s seen, found bool) error {
+func (l *epoch) readLeased(o *op, s seen, found bool) error {
 	for range casTries {
 		won, err := l.tryLease(o, s, found)
 		if err == nil || !errors.Is(err, ErrCASConflict) && !errors.Is(err, ErrNotStored) && !errors.Is(err, ErrCacheMiss) {
@@ -316,7 +318,7 @@ func (l *legacy) readLeased(o *op, s seen, found bool) error {
 	return nil
 }
 
-func (l *legacy) tryLease(o *op, s seen, found bool) (won bool, err error) {
+func (l *epoch) tryLease(o *op, s seen, found bool) (won bool, err error) {
 	now := time.Now()
 	lease := time.Duration(o.exptime) * time.Second
 	e, ok := parseEnvelope(s)
@@ -369,7 +371,7 @@ func newOwner() uint64 { return rand.Uint64() | ownerMark }
 
 // addPlain stores a value without an envelope, for those who read it with
 // classic clients, and gets its CAS id.
-func (l *legacy) addPlain(o *op) error {
+func (l *epoch) addPlain(o *op) error {
 	err := l.add(o.key, o.value, o.flags, o.ttl())
 	if errors.Is(err, ErrNotStored) {
 		o.reply = memcached.MetaNotStored

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
@@ -46,84 +44,22 @@ var (
 // the classic protocol has: no opaque, so one request at a time on each
 // connection, and no leases.
 type legacy struct {
-	node *node
-	mc   *memcache.Client
-	// generation changes when a connection breaks: the server may have been
-	// restarted, and its CAS ids begin again.
-	generation atomic.Uint64
+	node  *node
+	epoch atomic.Pointer[epoch]
 
-	mu   sync.Mutex // guards open
+	mu   sync.Mutex // guards open and epoch.made
 	open map[*watchedConn]struct{}
 }
 
-const (
-	legacyIdleConns = 64
-	// legacyIdle is how long a connection must have been unused for its end
-	// to be no failure: servers close idle connections.
-	legacyIdle = time.Second
-)
-
 func newLegacy(n *node) *legacy {
 	l := &legacy{node: n, open: make(map[*watchedConn]struct{})}
-	l.generation.Store(n.client.generation.Add(1))
-	l.mc = memcache.NewFromSelector(oneNode{n.addr})
-	l.mc.Timeout = n.client.cfg.Timeout
-	l.mc.MaxIdleConns = legacyIdleConns
-	l.mc.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) }
+	l.epoch.Store(l.newEpoch())
 	return l
-}
-
-var errUpgraded = errors.New("the node has meta commands now")
-
-// dial makes a connection for gomemcache. A server that was upgraded in the
-// meantime ends the legacy.
-func (l *legacy) dial(ctx context.Context) (net.Conn, error) {
-	if ended := l.node.ended(); ended != nil {
-		return nil, ended
-	}
-	nc, meta, err := l.node.greet(ctx)
-	if err == nil && meta {
-		nc.Close()
-		if l.node.legacy.CompareAndSwap(l, nil) {
-			l.mc.Close()
-		}
-		return nil, errUpgraded
-	}
-	if err != nil {
-		l.node.client.nodeFailed(l.node, fmt.Errorf("%w: %w", ErrDial, err))
-		return nil, err
-	}
-	w := &watchedConn{Conn: nc, node: l.node, broken: func() { l.generation.Store(l.node.client.generation.Add(1)) }}
-	w.closed = func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.open, w)
-	}
-	l.mu.Lock()
-	l.open[w] = struct{}{}
-	l.mu.Unlock()
-	if ended := l.node.ended(); ended != nil {
-		w.Close() // disconnect may have missed it
-		return nil, ended
-	}
-	return w, nil
-}
-
-// disconnect closes every connection, those in use too.
-func (l *legacy) disconnect() {
-	l.mc.Close() // or it would go on with idle ones that are closed
-	l.mu.Lock()
-	open := slices.Collect(maps.Keys(l.open))
-	l.mu.Unlock()
-	for _, w := range open {
-		w.Close()
-	}
 }
 
 // run carries out a call on a goroutine of its own, as gomemcache knows no
 // context. What the ops need of their caller's memory is copied.
 func (l *legacy) run(ca *call) {
-	ca.generation = l.generation.Load()
 	ca.start = l.node.client.clock()
 	for i := range ca.ops {
 		o := &ca.ops[i]
@@ -134,11 +70,6 @@ func (l *legacy) run(ca *call) {
 		o.meta = nil
 	}
 	l.node.client.spawn(func() {
-		defer func() {
-			if l.node.legacy.Load() != l {
-				l.mc.Close() // what was put back since the node was upgraded
-			}
-		}()
 		for i := 0; i < len(ca.ops); {
 			// What its caller no longer waits for must not be done late.
 			if ca.state.Load() == callAbandoned || l.node.client.life.Err() != nil {
@@ -147,13 +78,11 @@ func (l *legacy) run(ca *call) {
 				ca.fail(fmt.Errorf("%w: %w", errUnsent, ErrClosed))
 				return
 			}
-			done := l.reads(ca.ops[i:])
-			if done == 0 {
-				done = l.leasedReads(ca.ops[i:])
-			}
-			if done == 0 {
-				l.one(&ca.ops[i])
-				done = 1
+			done, generation := l.step(ca.ops[i:])
+			if i == 0 {
+				// Should it change in the middle, what is read later is
+				// believed to be older than it is, which is safe.
+				ca.generation = generation
 			}
 			i += done
 			if i == len(ca.ops) {
@@ -166,6 +95,41 @@ func (l *legacy) run(ca *call) {
 			l.giveUpLeases(ca, len(ca.ops))
 		}
 	})
+}
+
+// step carries out what is to be done together of a call's remaining ops, and
+// tells how many those were and in which epoch. What would have needed a
+// connection of an epoch that has ended begins again in the next; nothing of it
+// was changed on the server.
+func (l *legacy) step(ops []op) (done int, generation uint64) {
+	for try := 0; ; try++ {
+		e := l.epoch.Load()
+		done = e.reads(ops)
+		if done == 0 {
+			done = e.leasedReads(ops)
+		}
+		if done == 0 {
+			e.one(&ops[0])
+			done = 1
+		}
+		l.leave(e)
+		renewed := slices.IndexFunc(ops[:done], func(o op) bool { return errors.Is(o.err, errRenewed) })
+		if renewed > 0 {
+			for i := range ops[renewed:done] {
+				ops[renewed+i].opResult = opResult{}
+			}
+			done = renewed
+		}
+		if renewed != 0 || try == epochTries {
+			for i := range ops[:done] {
+				ops[i].value = nil
+			}
+			return done, e.id
+		}
+		for i := range ops[:done] {
+			ops[i].opResult = opResult{}
+		}
+	}
 }
 
 // wait waits for a call that run has begun; false means that ctx ended first.
@@ -187,7 +151,7 @@ func (l *legacy) wait(ctx context.Context, ca *call) bool {
 
 // reads carries out the plain reads at the front of ops in one round trip,
 // and tells how many they were; 0 where there are not at least two.
-func (l *legacy) reads(ops []op) int {
+func (l *epoch) reads(ops []op) int {
 	n := 0
 	for n < len(ops) && ops[n].kind == opGet && ops[n].err == nil {
 		n++
@@ -227,7 +191,7 @@ func (o *op) found(item *memcache.Item) {
 
 // one carries out one op and gives it the reply that a node with meta
 // commands would have sent.
-func (l *legacy) one(o *op) {
+func (l *epoch) one(o *op) {
 	if o.err != nil {
 		return
 	}
@@ -235,7 +199,6 @@ func (l *legacy) one(o *op) {
 		if err := l.leased(o); err != nil {
 			o.err = l.failure(err)
 		}
-		o.value = nil
 		return
 	}
 	defer o.toMeta()
@@ -265,7 +228,6 @@ func (l *legacy) one(o *op) {
 	case opVersion, opStats, opFlushAll:
 		err = l.ask(o)
 	}
-	o.value = nil
 	if item != nil && item.Key != o.key {
 		// gomemcache does not look, and would use the connection again.
 		l.disconnect()
@@ -287,9 +249,9 @@ func (l *legacy) one(o *op) {
 	}
 }
 
-func (l *legacy) store(o *op, item *memcache.Item) error {
+func (l *epoch) store(o *op, item *memcache.Item) error {
 	switch {
-	case o.hasCAS && o.generation != 0 && o.generation != l.generation.Load():
+	case o.hasCAS && o.generation != 0 && o.generation != l.id:
 		return ErrCASConflict
 	case o.hasCAS:
 		return l.mc.CompareAndSwap(item)
@@ -303,49 +265,6 @@ func (l *legacy) store(o *op, item *memcache.Item) error {
 		return l.mc.Prepend(item)
 	}
 	return l.mc.Set(item)
-}
-
-// A seen is an item as a legacy found it.
-type seen struct {
-	value []byte
-	flags uint32
-	cas   uint64
-}
-
-// see reads an item with its CAS id.
-func (l *legacy) see(key string) (seen, error) {
-	item, err := l.mc.Get(key)
-	if err != nil {
-		return seen{}, err
-	}
-	if item.Key != key {
-		l.disconnect()
-		return seen{}, desynchronised("a value of another key")
-	}
-	return seen{item.Value, item.Flags, item.CasID}, nil
-}
-
-// seeAll reads many items; what is not there is not in it.
-func (l *legacy) seeAll(keys []string) (map[string]seen, error) {
-	items, err := l.mc.GetMulti(keys)
-	found := make(map[string]seen, len(items))
-	for key, item := range items {
-		found[key] = seen{item.Value, item.Flags, item.CasID}
-	}
-	return found, err
-}
-
-// replaceSeen stores a value in place of what was seen.
-func (l *legacy) replaceSeen(key string, s seen, value []byte, flags uint32, exptime int64) error {
-	return l.mc.CompareAndSwap(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime), CasID: s.cas})
-}
-
-func (l *legacy) add(key string, value []byte, flags uint32, exptime int64) error {
-	return l.mc.Add(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime)})
-}
-
-func (l *legacy) set(key string, value []byte, flags uint32, exptime int64) error {
-	return l.mc.Set(&memcache.Item{Key: key, Value: value, Flags: flags, Expiration: int32(exptime)})
 }
 
 // ask carries out what gomemcache has no method for, on a connection of its
@@ -403,55 +322,4 @@ func legacyError(err error) error {
 		return desynchronised("a reply that is none")
 	}
 	return fmt.Errorf("%w: %w", ErrServerError, err)
-}
-
-// A watchedConn tells the node's health what happens to a connection that
-// gomemcache uses.
-type watchedConn struct {
-	net.Conn
-	node   *node
-	broken func()
-	closed func()
-	used   atomic.Int64 // on the client's clock
-	failed atomic.Bool
-}
-
-func (w *watchedConn) Close() error {
-	w.closed()
-	return w.Conn.Close()
-}
-
-func (w *watchedConn) Read(b []byte) (int, error) {
-	n, err := w.Conn.Read(b)
-	w.saw(err)
-	if err == nil {
-		w.node.answered()
-	}
-	w.node.bytesIn.Add(uint64(n))
-	return n, err
-}
-
-func (w *watchedConn) Write(b []byte) (int, error) {
-	n, err := w.Conn.Write(b)
-	w.saw(err)
-	w.node.bytesOut.Add(uint64(n))
-	w.node.writes.Add(1)
-	return n, err
-}
-
-func (w *watchedConn) saw(err error) {
-	now := w.node.client.clock()
-	if err == nil {
-		w.used.Store(int64(now))
-		return
-	}
-	if errors.Is(err, net.ErrClosed) || w.failed.Swap(true) {
-		return
-	}
-	w.broken()
-	if errors.Is(err, io.EOF) && now-time.Duration(w.used.Load()) > legacyIdle {
-		return
-	}
-	w.node.connsLost.Add(1)
-	w.node.client.nodeFailed(w.node, lost(err))
 }

@@ -1,0 +1,13 @@
+package client
+
+// Eject has a node fail until it is ejected, as it would if dials failed.
+func (c *Client) Eject(i int) {
+	n := c.fleet.Load().nodes[i]
+	for range 100 {
+		if n.out.Load() {
+			return
+		}
+		c.nodeFailed(n, ErrDial)
+	}
+	panic("the config does not let the node be ejected")
+}
