@@ -91,6 +91,9 @@ const (
 	leaseWon   lease = 1 << iota // W
 	leaseStale                   // X
 	leaseTaken                   // Z
+	// leaseEnvelope is no mark: the value is an envelope, which a client wrote
+	// that took the node for one without meta commands.
+	leaseEnvelope
 )
 
 // A call is a run of ops that stand next to each other on one connection, and
@@ -434,6 +437,9 @@ func (o *op) take(rep *memcached.Reply, silentMiss bool) (more bool, err error) 
 		}
 	}
 	if rep.Kind == memcached.MetaValue {
+		if _, ok := parseEnvelope(seen{value: rep.Value, flags: o.gotFlags}); ok {
+			o.lease |= leaseEnvelope
+		}
 		return false, o.takeValue(rep)
 	}
 	return false, nil

@@ -20,8 +20,14 @@ var _ stampede.Store = (*Client)(nil)
 // node. See stampede.Store.
 func (c *Client) ReadLeased(ctx context.Context, reads []stampede.Read) []stampede.Reply {
 	if len(reads) == 1 && reads[0].Reopen.CAS == 0 {
-		return []stampede.Reply{c.readOneLeased(ctx, &reads[0])}
+		reply, envelope := c.readOneLeased(ctx, &reads[0])
+		replies := []stampede.Reply{reply}
+		if envelope {
+			c.removeEnvelopes(ctx, reads, replies, []found{{0, reply.Lease}})
+		}
+		return replies
 	}
+	var envelopes []found
 	var b Batch
 	b.ops = make([]op, 0, len(reads))
 	b.nodes = make([]*node, 0, len(reads))
@@ -42,21 +48,57 @@ func (c *Client) ReadLeased(ctx context.Context, reads []stampede.Read) []stampe
 	replies := make([]stampede.Reply, len(reads))
 	for i, place := range places {
 		replies[i] = b.leasedReply(place)
+		if b.ops[place].lease&leaseEnvelope != 0 {
+			envelopes = append(envelopes, found{i, replies[i].Lease})
+		}
 	}
+	c.removeEnvelopes(ctx, reads, replies, envelopes)
 	return replies
 }
 
+// A found is the item that the read at a place has found.
+type found struct {
+	read int
+	item stampede.Lease
+}
+
+// removeEnvelopes reads again where there was an envelope on a node with meta
+// commands: a client wrote it that took the node for a proxy, or before an
+// upgrade. It is no value, and while it stands it takes the place of a lease,
+// so it is removed, if it is still the same, right before the read. Where
+// another has come meanwhile there is no value and no lease to be had.
+func (c *Client) removeEnvelopes(ctx context.Context, reads []stampede.Read, replies []stampede.Reply, envelopes []found) {
+	if len(envelopes) == 0 {
+		return
+	}
+	var b Batch
+	for _, f := range envelopes {
+		b.leased(opDelete, f.item)
+		o, _ := b.add()
+		o.readLeased(&reads[f.read])
+	}
+	c.Do(ctx, &b) //nolint:errcheck // each has its own
+	for i, f := range envelopes {
+		place := 2*i + 1
+		reply := b.leasedReply(place)
+		if b.ops[place].lease&leaseEnvelope != 0 {
+			reply = stampede.Reply{StandIn: reply.StandIn}
+		}
+		replies[f.read] = reply
+	}
+}
+
 // readOneLeased is a single read without what a Batch needs.
-func (c *Client) readOneLeased(ctx context.Context, r *stampede.Read) stampede.Reply {
+func (c *Client) readOneLeased(ctx context.Context, r *stampede.Read) (reply stampede.Reply, envelope bool) {
 	ca := newCall(1)
 	o := &ca.one[0]
 	o.readLeased(r)
 	if err := c.do(ctx, ca); err != nil {
-		return stampede.Reply{Err: leaseError(err)}
+		return stampede.Reply{Err: leaseError(err)}, false
 	}
-	reply := o.leasedReply(r.Key, ca.node, ca.generation)
+	reply, envelope = o.leasedReply(r.Key, ca.node, ca.generation), o.lease&leaseEnvelope != 0
 	ca.release()
-	return reply
+	return reply, envelope
 }
 
 // readLeased makes the op a leased read.

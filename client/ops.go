@@ -64,9 +64,9 @@ func (c *Client) GetInto(ctx context.Context, key string, buf []byte) ([]byte, u
 
 // hit tells whether a read found a value. An empty item with a mark of a
 // lease and without flags is a stub, or a stale stub: no value. Nor is what a
-// stampede.Cache left to say that there is none.
+// stampede.Cache left to say that there is none, nor an envelope.
 func (o *op) hit() bool {
-	if stampede.IsMarker(o.gotFlags) {
+	if stampede.IsMarker(o.gotFlags) || o.lease&leaseEnvelope != 0 {
 		return false
 	}
 	return o.reply == memcached.MetaValue && (o.lease == 0 || !o.isStub())
