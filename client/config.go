@@ -42,11 +42,12 @@ type Config struct {
 	// Dialect is the way that keys are placed. Default ring.Ketama.
 	Dialect ring.Dialect
 	// Timeout bounds a whole operation: waiting for a connection, sending,
-	// and the answer. Default 500 ms. A caller's context may end it earlier.
+	// and the answer. Default 500 ms, at most 10 minutes. A caller's context may end it earlier.
 	// A connection whose oldest request has waited so long is closed. A Batch
 	// of more than 1,024 operations for a connection has it for each 1,024.
 	Timeout time.Duration
-	// DialTimeout bounds one attempt to connect. Default Timeout.
+	// DialTimeout bounds one attempt to connect. Default Timeout, at most 10
+	// minutes.
 	DialTimeout time.Duration
 	// ConnsPerNode is the number of connections to each node, 1 to 16.
 	// Default 1. A key always uses the same one.
@@ -77,7 +78,12 @@ type Config struct {
 	Hooks Hooks
 }
 
-const maxConnsPerNode = 16
+const (
+	maxConnsPerNode = 16
+	// maxTimeout is far above what is of use, and far below where sums of it
+	// and the time since the client was made overflow.
+	maxTimeout = 10 * time.Minute
+)
 
 // WithDefaults gives the config with every zero field set to its default.
 func (c Config) WithDefaults() Config { return c.withDefaults() }
@@ -139,11 +145,11 @@ func (c Config) validateFields() error {
 	c = c.withDefaults()
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if c.Timeout < 0 {
-		bad("Timeout is %v, it must be above 0", c.Timeout)
+	if c.Timeout < 0 || c.Timeout > maxTimeout {
+		bad("Timeout is %v, it must be above 0 and at most %v", c.Timeout, maxTimeout)
 	}
-	if c.DialTimeout < 0 {
-		bad("DialTimeout is %v, it must be above 0", c.DialTimeout)
+	if c.DialTimeout < 0 || c.DialTimeout > maxTimeout {
+		bad("DialTimeout is %v, it must be above 0 and at most %v", c.DialTimeout, maxTimeout)
 	}
 	if c.ConnsPerNode < 1 || c.ConnsPerNode > maxConnsPerNode {
 		bad("ConnsPerNode is %d, it must be between 1 and %d", c.ConnsPerNode, maxConnsPerNode)

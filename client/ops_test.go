@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 	"testing"
@@ -459,6 +460,11 @@ func TestConfigIsChecked(t *testing.T) {
 			"fields",
 			client.Config{Servers: []string{"a:1"}, Timeout: -1, ConnsPerNode: 99, MaxInFlight: -1, Failover: 7, StandInTTL: 1},
 			[]string{"Timeout is -1ns", "ConnsPerNode is 99", "MaxInFlight is -1", "Failover is 7", "StandInTTL is 1ns"},
+		},
+		{
+			"times that would overflow",
+			client.Config{Servers: []string{"a:1"}, Timeout: math.MaxInt64, DialTimeout: 10*time.Minute + 1},
+			[]string{"Timeout is 2562047h47m16.854775807s", "DialTimeout is 10m0.000000001s", "at most 10m0s"},
 		},
 	}
 	for _, tt := range tests {

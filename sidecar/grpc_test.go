@@ -266,7 +266,7 @@ func TestGRPCCodes(t *testing.T) {
 		{name: "connection lost", cfg: client.Config{Health: never}, fail: inject(memnode.Reset()), calls: all(key), want: codes.Unavailable, text: "connection lost"},
 		{name: "ejected", cfg: out, fail: eject, calls: all(key), want: codes.Unavailable, text: "the node is ejected"},
 		{name: "no answer in time", cfg: short, fail: inject(memnode.Stall()), calls: []call{get(key)}, want: codes.DeadlineExceeded, text: "no answer within"},
-		{name: "the caller's deadline", cfg: client.Config{Health: never, Timeout: time.Hour}, fail: inject(memnode.Stall()), deadline: 50 * time.Millisecond, calls: all(key), want: codes.DeadlineExceeded},
+		{name: "the caller's deadline", cfg: client.Config{Health: never, Timeout: 10 * time.Minute}, fail: inject(memnode.Stall()), deadline: 50 * time.Millisecond, calls: all(key), want: codes.DeadlineExceeded},
 		{name: "SERVER_ERROR", fail: inject(memnode.Garbage("SERVER_ERROR out of memory\r\n")), calls: all(key), want: codes.Internal, text: "out of memory"},
 		{name: "out of step", cfg: client.Config{Health: never}, fail: inject(memnode.Garbage("what?\r\n")), calls: all(key), want: codes.Internal, text: "out of step"},
 	} {

@@ -224,7 +224,7 @@ func TestDrainUnderLoad(t *testing.T) {
 func TestDrainTimeout(t *testing.T) {
 	t.Parallel()
 	s, node := onNode(t, sidecar.Config{
-		Client: client.Config{Timeout: time.Hour}, GRPC: "on", Admin: "on", DrainTimeout: 200 * time.Millisecond, WriteTimeout: time.Hour,
+		Client: client.Config{Timeout: 10 * time.Minute}, GRPC: "on", Admin: "on", DrainTimeout: 200 * time.Millisecond, WriteTimeout: time.Hour,
 	})
 	// One waits for a node that hangs, in each protocol.
 	p := dial(t, s.addr("memcached"))
