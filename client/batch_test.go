@@ -13,6 +13,7 @@ import (
 	"github.com/ringside-cache/ringside/client/memnode"
 	"github.com/ringside-cache/ringside/internal/realserver"
 	"github.com/ringside-cache/ringside/proto/memcached"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 // TestBatchDeadline: a context that ends before Timeout, while one node hangs
@@ -198,4 +199,32 @@ func TestLegacyBatchEndsWithItsCaller(t *testing.T) {
 	if err := c.Set(t.Context(), &client.Item{Key: "a"}); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("set after Close: %v", err)
 	}
+}
+
+// TestSameKeyTwice: each result of a batch owns its value, those of one key too.
+func TestSameKeyTwice(t *testing.T) {
+	test := func(t *testing.T, addr string) {
+		c := newClient(t, client.Config{Servers: []string{addr}})
+		if err := c.Set(t.Context(), &client.Item{Key: "a", Value: []byte("value")}); err != nil {
+			t.Fatal(err)
+		}
+		var b client.Batch
+		first, second := b.Get("a"), b.Get("a")
+		if err := c.Do(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+		one, _, _, _ := b.Read(first)
+		copy(one, "XXXXX")
+		if two, _, _, _ := b.Read(second); string(two) != "value" {
+			t.Errorf("the second has %q after the first was written to", two)
+		}
+		read := stampede.Read{Key: "a", Lease: time.Minute}
+		replies := c.ReadLeased(t.Context(), []stampede.Read{read, read})
+		copy(replies[0].Value, "XXXXX")
+		if string(replies[1].Value) != "value" {
+			t.Errorf("the second leased read has %q", replies[1].Value)
+		}
+	}
+	onBoth(t, test)
+	t.Run("legacy", func(t *testing.T) { test(t, oldServer(t, versionOf("1.4.39"))) })
 }

@@ -333,7 +333,8 @@ func (l *epoch) tryLease(o *op, s seen, found bool) (won bool, err error) {
 		o.got, o.gotCAS, o.left = []byte{}, e.owner, o.exptime
 		return true, l.add(o.key, e.append(nil), envelopeFlags, o.exptime)
 	case !ok:
-		o.got, o.gotFlags, o.gotCAS, o.left = s.value, s.flags, s.cas, -1
+		// A key that is asked for twice was seen once, and each owns its value.
+		o.got, o.gotFlags, o.gotCAS, o.left = append([]byte{}, s.value...), s.flags, s.cas, -1
 		return false, nil
 	}
 	o.got, o.gotFlags, o.left = bytes.Clone(e.value), e.flags, -1

@@ -164,9 +164,16 @@ func (l *epoch) reads(ops []op) int {
 		keys[i] = ops[i].key
 	}
 	items, err := l.mc.GetMulti(keys)
+	used := make(map[*memcache.Item]bool, len(items))
 	for i := range ops[:n] {
 		switch item := items[keys[i]]; {
 		case item != nil:
+			if used[item] { // a key that is asked for twice: each owns its value
+				again := *item
+				again.Value = clone(item.Value)
+				item = &again
+			}
+			used[item] = true
 			ops[i].found(item)
 		case err != nil:
 			ops[i].err = l.failure(err)
