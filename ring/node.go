@@ -37,7 +37,7 @@ func (n Node) String() string {
 	if n.named() {
 		s = n.Name + "@" + s
 	}
-	if n.Weight != 1 {
+	if n.Weight != 1 || strings.Contains(s, "*") { // else the path's own * would begin one
 		s += "*" + strconv.Itoa(n.Weight)
 	}
 	return s
@@ -151,10 +151,16 @@ func isSocketPath(s string) bool {
 
 // normalAddress gives the full form of an address, or what is wrong with it.
 func normalAddress(s string) (string, error) {
+	bad := func(more string) func(r rune) bool {
+		return func(r rune) bool { return r <= ' ' || r == 0x7f || r == ',' || strings.ContainsRune(more, r) }
+	}
 	if isSocketPath(s) {
 		path := strings.TrimPrefix(s, "unix:")
 		if path == "" {
 			return "", errors.New("the socket path is empty")
+		}
+		if i := strings.IndexFunc(path, bad("")); i >= 0 {
+			return "", fmt.Errorf("the socket path %q has a character that is not allowed at place %d", path, i)
 		}
 		return "unix:" + path, nil
 	}
@@ -164,7 +170,10 @@ func normalAddress(s string) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		// No port: a bare host, or an IPv6 address with or without brackets.
-		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), DefaultPort
+		host, port = s, DefaultPort
+		if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
+			host = strings.TrimSuffix(inner, "]")
+		}
 		if strings.Contains(host, ":") && net.ParseIP(host) == nil {
 			return "", fmt.Errorf("the address %q is not host:port", s)
 		}
@@ -172,13 +181,14 @@ func normalAddress(s string) (string, error) {
 	if host == "" {
 		return "", fmt.Errorf("the address %q has no host", s)
 	}
-	if p, err := strconv.ParseUint(port, 10, 16); err != nil || p == 0 {
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || p == 0 {
 		return "", fmt.Errorf("the port %q is not between 1 and 65535", port)
 	}
-	if i := strings.IndexFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '/' }); i >= 0 {
+	if i := strings.IndexFunc(host, bad("/@*[]")); i >= 0 {
 		return "", fmt.Errorf("the host %q has a character that is not allowed at place %d", host, i)
 	}
-	return net.JoinHostPort(host, port), nil
+	return net.JoinHostPort(host, strconv.FormatUint(p, 10)), nil
 }
 
 // split gives an address's host and port; a socket has its path and no port.
