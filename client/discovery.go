@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -96,8 +97,12 @@ func readServers(path string) ([]string, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return parseServers(f, path)
+}
+
+func parseServers(r io.Reader, path string) ([]string, error) {
 	var list []string
-	s := bufio.NewScanner(f)
+	s := bufio.NewScanner(r)
 	for line := 1; s.Scan(); line++ {
 		text, _, _ := strings.Cut(s.Text(), "#")
 		if text = strings.TrimSpace(text); text == "" {

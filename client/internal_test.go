@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -123,24 +122,4 @@ func TestOpaque(t *testing.T) {
 	if a, b := newOpaque(), newOpaque(); a>>counterBits == b>>counterBits {
 		t.Errorf("two connections with the secret %x", a>>counterBits)
 	}
-}
-
-// An envelope is read as it was written, and nothing else is taken for one.
-func FuzzEnvelope(f *testing.F) {
-	f.Add([]byte{}, uint32(0))
-	f.Add((&envelope{hasValue: true, stale: true, owner: newOwner(), deadline: time.UnixMilli(1), expires: time.UnixMilli(2), flags: 3, value: []byte("v")}).append(nil), envelopeFlags)
-	f.Fuzz(func(t *testing.T, b []byte, flags uint32) {
-		e, ok := parseEnvelope(seen{value: b, flags: flags})
-		if !ok {
-			return
-		}
-		again, ok := parseEnvelope(seen{value: e.append(nil), flags: envelopeFlags})
-		if !ok || !bytes.Equal(again.value, e.value) {
-			t.Fatalf("%+v became %+v", e, again)
-		}
-		again.value, e.value = nil, nil
-		if fmt.Sprint(again) != fmt.Sprint(e) {
-			t.Fatalf("%+v became %+v", e, again)
-		}
-	})
 }
