@@ -59,7 +59,10 @@ func New(cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
 	cfg.TLS = cfg.TLS.Clone()                // nil stays nil
 	static, sources, _ := cfg.splitSources() // Validate has checked them
-	d := &discovery{static: static, sources: sources, last: make([][]string, len(sources))}
+	d := &discovery{static: static, sources: sources, last: make([][]string, len(sources)), check: func(servers []string) error {
+		_, err := cfg.ring(servers)
+		return err
+	}}
 	ctx, cancel := context.WithTimeout(context.Background(), discoverTimeout)
 	servers, err := d.refresh(ctx)
 	cancel()

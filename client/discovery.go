@@ -121,13 +121,17 @@ type discovery struct {
 	static  []string
 	sources []source
 	last    [][]string
+	// check tells what is wrong with a whole list.
+	check func(servers []string) error
 }
 
 // refresh asks every source and gives the whole list of servers. A source
-// that fails, or answers with nothing, keeps its last good answer.
+// that fails, answers with nothing, or with what makes no ring together with the
+// rest, keeps its last good answer.
 func (d *discovery) refresh(ctx context.Context) (servers []string, err error) {
 	var problems []error
-	servers = slices.Clone(d.static)
+	answers := slices.Clone(d.last)
+	var changed []int
 	for i, s := range d.sources {
 		answer, err := s.look(ctx)
 		switch {
@@ -138,14 +142,53 @@ func (d *discovery) refresh(ctx context.Context) (servers []string, err error) {
 		default:
 			// The order of an answer may change from one to the next.
 			slices.Sort(answer)
-			d.last[i] = slices.Compact(answer)
+			answers[i] = slices.Compact(answer)
+			if !slices.Equal(answers[i], d.last[i]) {
+				changed = append(changed, i)
+			}
 		}
-		servers = append(servers, d.last[i]...)
 	}
-	// Of two entries for an address the first counts, a static one before one
-	// that was looked up.
+	if len(changed) > 0 {
+		if wrong := d.checked(answers); wrong == nil {
+			d.last = answers
+		} else if len(changed) == len(d.sources) && d.last[0] == nil {
+			problems = append(problems, wrong) // New's, and there is nothing to keep
+		} else {
+			problems = append(problems, d.keepGood(answers, changed)...)
+		}
+	}
+	return d.merged(d.last), errors.Join(problems...)
+}
+
+// keepGood takes those of the changed answers that make a ring with the others'
+// last ones. It goes round until there are no more: a server that moves from
+// one answer to another can come only when it has left.
+func (d *discovery) keepGood(answers [][]string, changed []int) (problems []error) {
+	for again := true; again; {
+		again = false
+		problems = nil
+		changed = slices.DeleteFunc(changed, func(i int) bool {
+			next := slices.Clone(d.last)
+			next[i] = answers[i]
+			if err := d.checked(next); err != nil {
+				problems = append(problems, fmt.Errorf("server %q: its answer is not used: %w", d.sources[i].entry, err))
+				return false
+			}
+			d.last, again = next, true
+			return true
+		})
+	}
+	return problems
+}
+
+func (d *discovery) checked(answers [][]string) error { return d.check(d.merged(answers)) }
+
+// merged is the whole list. Of two entries for an address the first counts, a
+// static one before one that was looked up.
+func (d *discovery) merged(answers [][]string) []string {
+	servers := slices.Concat(d.static, slices.Concat(answers...))
 	seen := make(map[string]bool, len(servers))
-	servers = slices.DeleteFunc(servers, func(server string) bool {
+	return slices.DeleteFunc(servers, func(server string) bool {
 		n, err := ring.ParseNode(server)
 		if err != nil {
 			return false // reported where the ring is built
@@ -154,7 +197,6 @@ func (d *discovery) refresh(ctx context.Context) (servers []string, err error) {
 		seen[n.Address] = true
 		return twice
 	})
-	return servers, errors.Join(problems...)
 }
 
 // brake bounds how many nodes leave at once: a third of those that are there,
