@@ -199,26 +199,86 @@ func (d *discovery) merged(answers [][]string) []string {
 	})
 }
 
-// brake bounds how many nodes leave at once: a third of those that are there,
-// one at least. Who would leave above that stays for the next time, so that a
-// broken answer can not empty the ring.
+// brake bounds what a look-up changes: nodes that leave, join, or get another
+// address or weight have at most a third of the ring, by weight, and are one at
+// least. The rest is for the next look-ups, so that a broken answer can neither
+// empty the ring nor swap or flood it before somebody is told.
 func brake(current, next []ring.Node) []ring.Node {
-	limit := max(1, len(current)/3)
-	coming := make(map[string]bool, len(next))
-	addresses := make(map[string]bool, len(next))
-	for _, n := range next {
-		coming[n.Name], addresses[n.Address] = true, true
-	}
-	left := 0
+	now := make(map[string]ring.Node, len(current)) // by name
+	total := 0
 	for _, n := range current {
-		if coming[n.Name] || addresses[n.Address] {
-			continue
-		}
-		if left++; left > limit {
-			next = append(next, n)
+		now[n.Name] = n
+		total += n.Weight
+	}
+	var changes, joins, leaves []ring.Node
+	coming := make(map[string]bool, len(next))
+	for _, n := range next {
+		coming[n.Name] = true
+		switch old, is := now[n.Name]; {
+		case !is:
+			joins = append(joins, n)
+		case old != n:
+			changes = append(changes, n)
 		}
 	}
-	return next
+	for _, n := range current {
+		if !coming[n.Name] {
+			leaves = append(leaves, ring.Node{Name: n.Name})
+		}
+	}
+	// One joins as one leaves, or the ring would double or vanish on the way
+	// to a fleet that is all new.
+	for i := range max(len(joins), len(leaves)) {
+		if i < len(joins) {
+			changes = append(changes, joins[i])
+		}
+		if i < len(leaves) {
+			changes = append(changes, leaves[i])
+		}
+	}
+	moved := 0
+	for i, n := range changes {
+		removed, cost, grows := replacedBy(now, n)
+		if (moved+cost)*3 > total+grows && i > 0 {
+			break
+		}
+		moved, total = moved+cost, total+grows
+		for _, name := range removed {
+			delete(now, name)
+		}
+		if n.Address != "" {
+			now[n.Name] = n
+		}
+	}
+	// In the order asked for, which counts in some dialects, then who stays for now.
+	result := make([]ring.Node, 0, len(now))
+	for _, n := range slices.Concat(next, current) {
+		if n, is := now[n.Name]; is {
+			result = append(result, n)
+			delete(now, n.Name)
+		}
+	}
+	return result
+}
+
+// replacedBy tells which nodes go when n comes, or leaves where it has no
+// address: those of its name or its address. cost is the weight that gets
+// another owner, grows what is added to the ring.
+func replacedBy(now map[string]ring.Node, n ring.Node) (removed []string, cost, grows int) {
+	old, was := now[n.Name]
+	for _, m := range now {
+		if m.Name == n.Name || m.Address == n.Address {
+			removed = append(removed, m.Name)
+			cost += m.Weight
+		}
+	}
+	switch {
+	case !was:
+		return removed, cost + n.Weight, n.Weight
+	case old.Address == n.Address:
+		cost = max(old.Weight-n.Weight, n.Weight-old.Weight)
+	}
+	return removed, cost, max(0, n.Weight-old.Weight)
 }
 
 // discover refreshes the fleet until the client is closed.
