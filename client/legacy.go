@@ -46,19 +46,23 @@ var (
 type legacy struct {
 	node  *node
 	epoch atomic.Pointer[epoch]
+	// slots has an entry for each call that is being carried out.
+	slots chan struct{}
 
 	mu   sync.Mutex // guards open and epoch.made
 	open map[*watchedConn]struct{}
 }
 
 func newLegacy(n *node) *legacy {
-	l := &legacy{node: n, open: make(map[*watchedConn]struct{})}
+	l := &legacy{node: n, slots: make(chan struct{}, legacyCalls), open: make(map[*watchedConn]struct{})}
 	l.epoch.Store(l.newEpoch())
 	return l
 }
 
 // run carries out a call on a goroutine of its own, as gomemcache knows no
-// context. What the ops need of their caller's memory is copied.
+// context. What the ops need of their caller's memory is copied. Each call that
+// is carried out has a connection, so no more than legacyCalls are at a time;
+// the rest waits, and its callers no longer than their context and Timeout.
 func (l *legacy) run(ca *call) {
 	ca.start = l.node.client.clock()
 	for i := range ca.ops {
@@ -70,6 +74,11 @@ func (l *legacy) run(ca *call) {
 		o.meta = nil
 	}
 	l.node.client.spawn(func() {
+		select {
+		case l.slots <- struct{}{}:
+			defer func() { <-l.slots }()
+		case <-l.node.client.life.Done():
+		}
 		for i := 0; i < len(ca.ops); {
 			// What its caller no longer waits for must not be done late.
 			if ca.state.Load() == callAbandoned || l.node.client.life.Err() != nil {

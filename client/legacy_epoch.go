@@ -34,7 +34,12 @@ type epoch struct {
 }
 
 const (
-	legacyIdleConns = 64
+	// legacyCalls bounds the calls that are carried out at a time, and with them
+	// the connections. Gomemcache dials for each, and MaxInFlight of them are
+	// more than most servers take (memcached: 1,024 by default).
+	legacyCalls = 128
+	// legacyIdleConns are kept: all, or each burst would dial anew.
+	legacyIdleConns = legacyCalls
 	// legacyIdle is how long a connection must have been unused for its end
 	// to be no failure: servers close idle connections.
 	legacyIdle = time.Second

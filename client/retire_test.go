@@ -2,6 +2,8 @@ package client_test
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -122,4 +124,44 @@ func manyRounds(t *testing.T, c *client.Client) {
 		b.Get(fmt.Sprint(i))
 	}
 	c.Do(t.Context(), &b) //nolint:errcheck // part of it fails
+}
+
+// TestLegacyConnections: gomemcache dials for each call, so calls to a node
+// without meta commands wait for one another above a bound, and each no longer
+// than its own time.
+func TestLegacyConnections(t *testing.T) {
+	const bound, callers = 128, 400
+	s := newSlowServer(t, "1.4.39", 0, 100*time.Millisecond)
+	c := newClient(t, client.Config{Servers: []string{s.addr()}, Timeout: 20 * time.Second})
+	if _, err := c.Get(t.Context(), "a"); !errors.Is(err, client.ErrCacheMiss) {
+		t.Fatal(err)
+	}
+	var load sync.WaitGroup
+	var late atomic.Int32
+	for range callers {
+		load.Go(func() {
+			if _, err := c.Get(t.Context(), "a"); !errors.Is(err, client.ErrCacheMiss) {
+				t.Error(err)
+			}
+		})
+		load.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			if _, err := c.Get(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			if time.Since(start) > 5*time.Second {
+				late.Add(1)
+			}
+		})
+	}
+	load.Wait()
+	// One was for the client's own first questions.
+	if n := s.accepted.Load(); n > bound+1 {
+		t.Errorf("%d connections for %d callers, want %d at most", n, callers, bound)
+	}
+	if n := late.Load(); n > 0 {
+		t.Errorf("%d callers waited beyond their contexts", n)
+	}
 }
