@@ -122,6 +122,7 @@ type call struct {
 	node       *node
 	conn       *conn
 	generation uint64
+	own        bool // the connection's own; see submitOwn
 	one        [1]op
 }
 
@@ -161,7 +162,7 @@ func (c *call) release() {
 	}
 	c.delivered.Store(0)
 	c.state.Store(callPending)
-	c.next, c.node, c.conn = nil, nil, nil
+	c.next, c.node, c.conn, c.own = nil, nil, nil, false
 	callPool.Put(c)
 }
 

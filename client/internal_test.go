@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ringside-cache/ringside/client/memnode"
+	"github.com/ringside-cache/ringside/stampede"
 )
 
 func TestHasMeta(t *testing.T) {
@@ -121,5 +122,47 @@ func TestOpaque(t *testing.T) {
 	}
 	if a, b := newOpaque(), newOpaque(); a>>counterBits == b>>counterBits {
 		t.Errorf("two connections with the secret %x", a>>counterBits)
+	}
+}
+
+// TestLeaseGoesBackUnderOverload: a lease that memcached handed to a plain read
+// goes back also while the node takes no more, or nobody would refill until
+// another took it over.
+func TestLeaseGoesBackUnderOverload(t *testing.T) {
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	c, err := New(Config{Servers: []string{node.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx := t.Context()
+	if err := c.Set(ctx, &Item{Key: "a", Value: []byte("v"), Flags: 1}); err != nil {
+		t.Fatal(err)
+	}
+	c.WriteLeased(ctx, []stampede.Write{{Kind: stampede.Invalidate, Key: "a", TTL: time.Minute}})
+	ca := newCall(1)
+	ca.one[0].kind, ca.one[0].key = opGet, "a"
+	if err := c.do(ctx, ca); err != nil || ca.one[0].lease&leaseWon == 0 {
+		t.Fatalf("the read of a stale item: %v, marks %b", err, ca.one[0].lease)
+	}
+	n := c.fleet.Load().nodes[0]
+	n.inFlight.Add(1 << 20)
+	c.giveBack(ca, &ca.ops[0])
+	n.inFlight.Add(-1 << 20)
+	if r := c.ReadLeased(ctx, []stampede.Read{{Key: "a", Lease: time.Minute}}); !r[0].Won {
+		t.Errorf("the lease did not come back: %+v", r[0])
+	}
+	// Only what somebody waited for is in the latencies: the set, the
+	// invalidation, the two reads.
+	var counted uint64
+	for _, n := range c.Stats().Nodes[0].Latency {
+		counted += n
+	}
+	if want := c.Stats().Nodes[0].Requests; counted != want || want != 4 {
+		t.Errorf("%d latencies, %d requests, want 4", counted, want)
 	}
 }

@@ -259,12 +259,7 @@ func (c *conn) giveUpLeases(ca *call) {
 		if o.isStub() {
 			b.kind = opDelete
 		}
-		back.state.Store(callAbandoned)
-		// It is let through whatever is in flight.
-		back.cost = 0
-		c.node.inFlight.Add(1)
-		if c.submit(back) != nil {
-			c.node.settled(back)
+		if c.submitOwn(back) != nil {
 			return
 		}
 	}

@@ -81,20 +81,14 @@ func (c *Client) giveBack(ca *call, o *op) {
 	if o.lease&leaseWon == 0 {
 		return
 	}
-	n := ca.node
 	back := newCall(1)
 	b := &back.one[0]
 	b.kind, b.key, b.cas = opGiveBack, o.key, o.gotCAS
-	if n.admit(back) != nil {
-		return
-	}
 	// Behind the read on the same connection, or not at all: on another
 	// the CAS id could be some other item's.
-	if ca.conn.submit(back) != nil {
-		n.settled(back)
-		return
+	if ca.conn.submitOwn(back) == nil {
+		ca.conn.drainIfUnread()
 	}
-	ca.conn.abandon(back)
 }
 
 // Set stores an item whether its key is there or not.
