@@ -83,6 +83,9 @@ const (
 	// With 8 callers, 0 had 1.0 to 1.1 times gomemcache's throughput, 3 and 4
 	// had 1.4 to 1.6, and 8 had 1.25 to 1.3; with 64 there was no difference.
 	crowd = 4
+	// maxRounds bounds how often a caller writes. With 4,000 callers one was kept
+	// for up to 166 rounds, or 7 ms.
+	maxRounds = 8
 )
 
 func newConn(n *node, nc net.Conn, generation uint64) *conn {
@@ -132,7 +135,7 @@ func (c *conn) submit(ca *call) error {
 	c.writing = true
 	c.mu.Unlock()
 	if write {
-		c.write(c.node.inFlight.Load() > int64(len(ca.ops)+crowd))
+		c.write(c.node.inFlight.Load() > int64(len(ca.ops)+crowd), maxRounds)
 	}
 	return nil
 }
@@ -157,15 +160,22 @@ func (c *conn) idleSince(now time.Duration) bool {
 // write has the writer's role, and gives it up when there is nothing left. In
 // a crowd it first lets the callers that are ready to run join. A lone caller
 // does not yield: that wakes another thread of the runtime to look for work.
-func (c *conn) write(join bool) {
+// What others add while it writes it writes too, for so many rounds at most;
+// then a goroutine goes on, as a caller is here for its own request.
+func (c *conn) write(join bool, rounds int) {
 	if join {
 		runtime.Gosched()
 	}
 	c.mu.Lock()
-	for {
+	for ; ; rounds-- {
 		if c.err != nil || len(c.wbuf) == 0 {
 			c.writing = false
 			c.mu.Unlock()
+			return
+		}
+		if rounds == 0 {
+			c.mu.Unlock()
+			c.node.client.spawn(func() { c.write(false, -1) })
 			return
 		}
 		buf := c.wbuf
@@ -203,7 +213,7 @@ func (c *conn) writeRest(rest []byte) {
 		c.fail(lost(err))
 		return
 	}
-	c.write(false)
+	c.write(false, -1)
 }
 
 // fail breaks the connection. Its reader, if there is one, finds out by the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,5 +165,61 @@ func TestLeaseGoesBackUnderOverload(t *testing.T) {
 	}
 	if want := c.Stats().Nodes[0].Requests; counted != want || want != 4 {
 		t.Errorf("%d latencies, %d requests, want 4", counted, want)
+	}
+}
+
+// TestWriterIsFreed: a caller that finds no writer writes for others too, but
+// not for as long as they come.
+func TestWriterIsFreed(t *testing.T) {
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	c, err := New(Config{Servers: []string{node.Addr()}, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn := c.fleet.Load().nodes[0].slots[0].conn.Load()
+	if !conn.raw.plain() {
+		t.Skip("a goroutine writes on this system")
+	}
+	own := func() error {
+		ca := newCall(1)
+		ca.one[0].kind = opNoop
+		return conn.submitOwn(ca)
+	}
+	// Whenever something is written, another request comes.
+	returned := make(chan struct{})
+	var kept atomic.Bool
+	writes := 0
+	do := conn.raw.out.do
+	conn.raw.out.do = func(fd uintptr) bool {
+		if writes++; writes < 100 && !kept.Load() {
+			own() //nolint:errcheck // the client may be closed by now
+		}
+		if writes == 50 {
+			select {
+			case <-returned:
+			case <-time.After(2 * time.Second):
+				kept.Store(true)
+			}
+		}
+		return do(fd)
+	}
+	if err := own(); err != nil {
+		t.Fatal(err)
+	}
+	close(returned)
+	conn.drainIfUnread()
+	if err := c.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if kept.Load() {
+		t.Error("the caller wrote for as long as others came")
 	}
 }
