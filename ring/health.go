@@ -73,7 +73,7 @@ func (c HealthConfig) Validate() error {
 	if c.GrowAfter < 0 {
 		bad("GrowAfter is %v, it must be above 0", c.GrowAfter)
 	}
-	if c.MaxEjectedShare < 0 || c.MaxEjectedShare > 1 {
+	if !(c.MaxEjectedShare >= 0 && c.MaxEjectedShare <= 1) { // NaN is neither
 		bad("MaxEjectedShare is %v, it must be above 0 and at most 1", c.MaxEjectedShare)
 	}
 	if c.FlapWindow < 0 {
@@ -261,8 +261,9 @@ func (h *Health) Node(node int) NodeHealth {
 	return s
 }
 
-// mostOut is the number of nodes that may be out at a time.
-func (h *Health) mostOut() int { return int(h.cfg.MaxEjectedShare * float64(len(h.nodes))) }
+// mostOut is the number of nodes that may be out at a time. What falls short of
+// a whole one by rounding is one: 0.29*100 is 28.999999999999996.
+func (h *Health) mostOut() int { return int(h.cfg.MaxEjectedShare*float64(len(h.nodes)) + 1e-9) }
 
 // jitter shortens an interval by up to a fifth, so that a fleet of clients
 // does not probe in step and still nobody probes later than the interval.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -89,6 +90,8 @@ func (w *healthWalker) run(t *testing.T, args []string) string {
 				cfg.MaxRetryTimeout = d
 			case "grow":
 				cfg.GrowAfter = d
+			case "flap":
+				cfg.FlapWindow = d
 			case "share":
 				cfg.MaxEjectedShare, _ = strconv.ParseFloat(value, 64)
 			default:
@@ -178,5 +181,27 @@ func TestHealthConfigValidate(t *testing.T) {
 	}
 	if err := (HealthConfig{}).Validate(); err != nil {
 		t.Errorf("the zero config: %v", err)
+	}
+}
+
+// TestMostOut: the share is of whole nodes, and rounding takes none away.
+func TestMostOut(t *testing.T) {
+	for percent := 1; percent <= 100; percent++ {
+		h, err := NewHealth(100, HealthConfig{MaxEjectedShare: float64(percent) / 100, FailureLimit: 1}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := 0
+		for i := range 100 {
+			if h.Failure(i, time.Unix(0, 0)) {
+				out++
+			}
+		}
+		if out != percent {
+			t.Errorf("a share of 0.%02d of 100 nodes lets %d be out", percent, out)
+		}
+	}
+	if err := (HealthConfig{MaxEjectedShare: math.NaN()}).Validate(); err == nil {
+		t.Error("a share that is no number was taken")
 	}
 }
