@@ -97,6 +97,24 @@ func TestGoldenSets(t *testing.T) {
 	if err != nil || len(files) < 118 {
 		t.Fatalf("found %d golden sets, want 118 (%v)", len(files), err)
 	}
+	// The list of the sets, so that none is lost or cut short unnoticed.
+	var index []struct {
+		File    string
+		Set     string
+		Servers int
+		Rows    int
+	}
+	readJSON(t, "testdata/golden/index.json", &index)
+	if len(index) != len(files) {
+		t.Errorf("the index has %d sets, there are %d", len(index), len(files))
+	}
+	for _, entry := range index {
+		var g goldenSet
+		readJSON(t, "testdata/golden/"+entry.File, &g)
+		if g.Set != entry.Set || len(g.Servers) != entry.Servers || len(g.Rows) != entry.Rows {
+			t.Errorf("%s is %s with %d servers and %d rows, the index says %+v", entry.File, g.Set, len(g.Servers), len(g.Rows), entry)
+		}
+	}
 	rows := 0
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
