@@ -131,7 +131,7 @@ func (b *Batch) Decrement(key string, delta uint64) int {
 // it is; its result is a Reply. The key that is routed is given beside the
 // request because its own may be in base64. The flag q is left out, as each
 // operation has a reply; an opaque comes back as it was given. On a stand-in
-// T and N are bounded by Config.StandInTTL. The request is read until Do
+// T and N are bounded by Config.StandInTTL, and R is left out. The request is read until Do
 // returns.
 func (b *Batch) Meta(key string, req *memcached.Request) int {
 	o, i := b.add()

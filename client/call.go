@@ -290,6 +290,10 @@ func (o *op) appendMeta(b []byte) []byte {
 			o.opaqueBack = append([]byte{}, f.Arg...)
 			b = o.appendOpaque(b)
 			continue
+		case f.Letter == 'R' && o.capTTL != 0:
+			// As in appendLeased: with it every read would win what lives no
+			// longer than that on a stand-in.
+			continue
 		case f.Letter == 'T' || f.Letter == 'N':
 			hasTTL = hasTTL || f.Letter == 'T'
 			if t, err := f.Int(); err == nil && o.capTTL != 0 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ringside-cache/ringside/client/memnode"
+	"github.com/ringside-cache/ringside/proto/memcached"
 	"github.com/ringside-cache/ringside/stampede"
 )
 
@@ -221,5 +222,21 @@ func TestWriterIsFreed(t *testing.T) {
 	}
 	if kept.Load() {
 		t.Error("the caller wrote for as long as others came")
+	}
+}
+
+// TestMetaOnStandIn: times are bounded there, and nothing is due.
+func TestMetaOnStandIn(t *testing.T) {
+	req := &memcached.Request{Command: memcached.MetaGet, Key: []byte("a"), Meta: []memcached.MetaFlag{
+		{Letter: 'v'}, {Letter: 'N', Arg: []byte("30")}, {Letter: 'R', Arg: []byte("3600")}, {Letter: 'T', Arg: []byte("0")}, {Letter: 'q'},
+	}}
+	for _, tt := range []struct {
+		capTTL int64
+		want   string
+	}{{0, "mg a v N30 R3600 T0 O"}, {10, "mg a v N10 T10 O"}} {
+		o := op{kind: opMeta, metaCmd: req.Command, meta: req, key: "a", capTTL: tt.capTTL, opaque: newOpaque()}
+		if got, want := string(o.appendTo(nil)), tt.want+string(o.opaque.append(nil))+"\r\n"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
