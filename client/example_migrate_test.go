@@ -244,6 +244,51 @@ func Example_gomemcacheWithoutContexts() {
 	// Output: a <nil> <nil>
 }
 
+// unindent gives code without its layout, to compare what stands in a page.
+func unindent(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestReadme: each line of the README's Go code stands in an example that runs,
+// in the README's order.
+func TestReadme(t *testing.T) {
+	read := func(file string) string {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	// The examples' own addresses stand for those of the page.
+	client := strings.ReplaceAll(read("example_test.go"), `one.Addr(), two.Addr() + "*2"`, `"10.0.0.1:11211", "10.0.0.2:11211*2"`)
+	examples := []string{unindent(client), unindent(read("../stampede/example_test.go"))}
+	blocks := strings.Split(read("../README.md"), "```go\n")[1:]
+	if len(blocks) != len(examples) {
+		t.Fatalf("%d blocks of Go, %d examples", len(blocks), len(examples))
+	}
+	for i, block := range blocks {
+		block, _, _ = strings.Cut(block, "```")
+		_, rest, found := strings.Cut(examples[i], "func Example() {")
+		if !found {
+			t.Fatalf("no example for block %d", i+1)
+		}
+		rest, _, _ = strings.Cut(rest, "\n// Output:")
+		for line := range strings.Lines(unindent(block)) {
+			line = strings.TrimSuffix(line, "\n")
+			if _, rest, found = strings.Cut(rest, line); !found {
+				t.Errorf("block %d: not in the example, or not there: %s", i+1, line)
+				break
+			}
+		}
+	}
+}
+
 // TestMigrationPage: the page's Go code is that of this file, and it has a
 // word on everything that gomemcache exports.
 func TestMigrationPage(t *testing.T) {
@@ -254,15 +299,6 @@ func TestMigrationPage(t *testing.T) {
 	examples, err := os.ReadFile("example_migrate_test.go")
 	if err != nil {
 		t.Fatal(err)
-	}
-	unindent := func(text string) string {
-		var lines []string
-		for line := range strings.Lines(text) {
-			if line = strings.Join(strings.Fields(line), " "); line != "" {
-				lines = append(lines, line)
-			}
-		}
-		return strings.Join(lines, "\n")
 	}
 	code := unindent(string(examples))
 	blocks := strings.Split(string(page), "```go\n")[1:]

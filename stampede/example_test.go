@@ -34,6 +34,42 @@ func startCache(cfg stampede.Config) (cache *stampede.Cache, closeAll func()) {
 	}
 }
 
+// This is the README's example, on an in-process node.
+func Example() {
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer node.Close()
+	c, err := client.New(client.Config{Servers: []string{node.Addr()}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	ctx := context.Background()
+	version := 1
+	loadProfile := func(context.Context, string) ([]byte, error) {
+		return fmt.Appendf(nil, "version %d", version), nil
+	}
+
+	cache, err := stampede.New(c, stampede.Config{TTL: 5 * time.Minute, Grace: time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cache.Close()
+	b, err := cache.Fetch(ctx, "profile:42", loadProfile) // while it loads the others get the value of before
+	fmt.Printf("%s %v\n", b, err)
+	version = 2
+	err = cache.Invalidate(ctx, "profile:42") // after a write: readers keep an answer, one refills
+	fmt.Println(err)
+	b, err = cache.Refresh(ctx, "profile:42", loadProfile) // or fill on invalidate: nobody waits
+	fmt.Printf("%s %v\n", b, err)
+	// Output:
+	// version 1 <nil>
+	// <nil>
+	// version 2 <nil>
+}
+
 func ExampleNew() {
 	node, err := memnode.Start(memnode.Config{}) // stands for a memcached server
 	if err != nil {
