@@ -17,7 +17,7 @@ PROTOC_GEN_GO_GRPC := $(BIN)/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)/pr
 PROTOS   := $(wildcard proto/ringside/v1/*.proto)
 FUZZTIME ?= 20s
 SOAKOPS  ?= 10000000
-SOAKTIME ?= 15m
+SOAKTIME ?= 30m
 
 .DELETE_ON_ERROR:
 .PHONY: help build test test-interop race lint fuzz fuzz-seeds bench soak gen gen-diff arch check clean
@@ -57,7 +57,7 @@ bench: ## run the micro-benchmarks
 	@scripts/need-memcached
 	go test -bench . -run '^$$' ./ring/... ./proto/memcached/... ./client/...
 
-soak: ## throw faults at SOAKOPS operations of the client (10 million), for SOAKTIME at most (15m)
+soak: ## throw faults at SOAKOPS operations of the client (10 million); fails after SOAKTIME (30m)
 	@scripts/need-memcached
 	go test -count=1 -v -timeout 2h -run '^TestSoak$$' ./client -soak.ops $(SOAKOPS) -soak.time $(SOAKTIME)
 
