@@ -11,3 +11,6 @@ func (c *Client) Eject(i int) {
 	}
 	panic("the config does not let the node be ejected")
 }
+
+// Disconnect breaks the connections of a node.
+func (c *Client) Disconnect(i int) { c.fleet.Load().nodes[i].disconnect(errIdleClosed) }

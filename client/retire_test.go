@@ -22,6 +22,7 @@ type slowServer struct {
 	listener      net.Listener
 	version       string
 	greets, reads time.Duration // how long each takes
+	onGet         func(net.Conn)
 	open          atomic.Int32
 	accepted      atomic.Int32
 	all           sync.WaitGroup
@@ -72,6 +73,9 @@ func (s *slowServer) serve(nc net.Conn) {
 			fmt.Fprintf(nc, "EN %s\r\n", words[len(words)-1])
 		case "get", "gets":
 			time.Sleep(s.reads)
+			if s.onGet != nil {
+				s.onGet(nc)
+			}
 			fallthrough
 		case "stats":
 			fmt.Fprint(nc, "END\r\n")
