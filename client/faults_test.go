@@ -397,24 +397,7 @@ func TestNeverAWrongValue(t *testing.T) {
 	})
 	stop := make(chan struct{})
 	var trouble sync.WaitGroup
-	var frozen atomic.Int64 // for how long nobody ran, as a clock saw it
-	trouble.Go(func() {
-		const every = 10 * time.Millisecond
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for last := time.Now(); ; {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-			}
-			now := time.Now()
-			if gap := now.Sub(last); gap > 10*every {
-				frozen.Add(int64(gap))
-			}
-			last = now
-		}
-	})
+	frozen := watchFreezes(t)
 	trouble.Go(func() {
 		random := rand.New(rand.NewPCG(1, 2))
 		faults := []func() memnode.Fault{

@@ -2,6 +2,8 @@ package client_test
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,4 +65,32 @@ func eventually(t testing.TB, d time.Duration, what string, ok func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// watchFreezes counts, until the test ends, for how many nanoseconds the machine
+// stood still: nobody ran, as a ticking goroutine saw it. Then nobody could
+// return in time either. Where single goroutines are starved it sees nothing.
+func watchFreezes(t *testing.T) *atomic.Int64 {
+	const every = 10 * time.Millisecond
+	frozen := new(atomic.Int64)
+	stop := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for last := time.Now(); ; {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			now := time.Now()
+			if gap := now.Sub(last); gap > 10*every {
+				frozen.Add(int64(gap))
+			}
+			last = now
+		}
+	})
+	t.Cleanup(func() { close(stop); watch.Wait() })
+	return frozen
 }
