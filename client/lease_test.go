@@ -454,3 +454,65 @@ func TestLeaseInAnEnvelopeOfACallerThatLeft(t *testing.T) {
 		return c.ReadLeased(t.Context(), []stampede.Read{ask})[0].Won
 	})
 }
+
+// TestLeaseAcrossReconnect: the server stays up, and still a lease does not
+// outlive its connection, since the client can not tell this from a restart. What
+// it refuses changes nothing there, and a reader takes the lease over.
+func TestLeaseAcrossReconnect(t *testing.T) {
+	n := newMemnode(t)
+	c := newClient(t, healthy(n.Addr()))
+	ask := stampede.Read{Lease: 30 * time.Second, Grace: time.Minute}
+	reconnect := func() {
+		t.Helper()
+		dials := c.Stats().Nodes[0].Dials
+		n.Inject(memnode.HangUp(), memnode.Key("another"))
+		if _, err := c.Get(t.Context(), "another"); !errors.Is(err, client.ErrConnLost) {
+			t.Fatalf("the connection was to break: %v", err)
+		}
+		if _, err := c.Get(t.Context(), "another"); !errors.Is(err, client.ErrCacheMiss) {
+			t.Fatal(err)
+		}
+		if now := c.Stats().Nodes[0].Dials; now != dials+1 {
+			t.Fatalf("%d dials, want one more than %d", now, dials)
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		write stampede.Write
+	}{
+		{"a fill", stampede.Write{Kind: stampede.Fill, Value: []byte("late"), Flags: testFlags, TTL: time.Minute}},
+		{"a release", stampede.Write{Kind: stampede.Reopen}},
+		{"a removal", stampede.Write{Kind: stampede.Remove}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := leaser{t, c, strings.ReplaceAll(tt.name, " ", "-")}
+			tt.write.Key = l.key
+			won := l.is(l.read(ask), "", "W")
+			reconnect()
+			tt.write.Lease = won.Lease
+			l.write(tt.write, stampede.ErrUnbound)
+			// The lease stands on the server as another's, with its own id, and
+			// can be taken over there.
+			taken := l.is(l.read(ask), "", "Z")
+			if taken.Lease.CAS != won.Lease.CAS || taken.Lease.Generation == won.Lease.Generation {
+				t.Errorf("the lease was %+v, and is %+v", won.Lease, taken.Lease)
+			}
+			again := ask
+			again.Reopen, again.ReopenStub = taken.Lease, time.Minute
+			over := l.is(l.read(again), "", "WX")
+			l.write(tt.write, stampede.ErrUnbound)
+			l.write(stampede.Write{Kind: stampede.Fill, Lease: over.Lease, Value: []byte("new"), Flags: testFlags, TTL: time.Minute}, nil)
+			l.is(l.read(ask), "new", "")
+		})
+	}
+	t.Run("a value that is due", func(t *testing.T) {
+		l := leaser{t, c, "due"}
+		won := l.is(l.read(ask), "", "W")
+		l.write(stampede.Write{Lease: won.Lease, Value: []byte("old"), Flags: testFlags, TTL: time.Minute, Grace: time.Minute}, nil)
+		l.write(stampede.Write{Kind: stampede.Invalidate, Key: l.key, TTL: time.Minute}, nil)
+		won = l.is(l.read(ask), "old", "WX")
+		reconnect()
+		l.write(stampede.Write{Lease: won.Lease, Value: []byte("late"), Flags: testFlags, TTL: time.Minute}, stampede.ErrUnbound)
+		l.is(l.read(ask), "old", "ZX")
+	})
+}
