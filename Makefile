@@ -20,10 +20,10 @@ SOAKOPS  ?= 10000000
 SOAKTIME ?= 30m
 
 .DELETE_ON_ERROR:
-.PHONY: help build test test-interop race lint fuzz fuzz-seeds bench soak gen gen-diff arch check clean
+.PHONY: help build test test-interop race lint fuzz fuzz-seeds bench soak gen gen-diff accept-contract arch check clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build ./ringside
 	go build -o ringside ./cmd/ringside
@@ -41,7 +41,8 @@ race: ## all tests under the race detector
 	@scripts/need-memcached
 	go test -race ./...
 
-lint: $(STATICCHECK) $(GOFUMPT) ## go vet, staticcheck and gofumpt
+lint: $(STATICCHECK) $(GOFUMPT) ## go vet, staticcheck, gofumpt, and the style and compatibility of the gRPC contract
+	go test -run '^TestContract' ./proto/ringside/v1
 	go vet -tags interop ./...
 	$(STATICCHECK) -tags interop ./...
 	@echo gofumpt -l .; unformatted=$$($(GOFUMPT) -l .); [ -z "$$unformatted" ] || \
@@ -69,6 +70,9 @@ ifneq ($(PROTOS),)
 		--plugin=protoc-gen-go-grpc=$(PROTOC_GEN_GO_GRPC) --go-grpc_out=proto --go-grpc_opt=paths=source_relative \
 		$(PROTOS)
 endif
+
+accept-contract: gen ## record what was added to the gRPC contract; with BREAKING=1 what was taken away too
+	go test -run '^TestContract$$' ./proto/ringside/v1 -update $(if $(BREAKING),-breaking)
 
 check: lint gen-diff arch race fuzz-seeds ## what CI runs besides the tests: lint, gen, arch, race, fuzz-seeds
 

@@ -50,9 +50,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Outcome is what became of a CompareAndSwap.
 type CompareAndSwapResponse_Outcome int32
 
 const (
+	// Never sent.
 	CompareAndSwapResponse_OUTCOME_UNSPECIFIED CompareAndSwapResponse_Outcome = 0
 	// The value is stored.
 	CompareAndSwapResponse_OUTCOME_STORED CompareAndSwapResponse_Outcome = 1
@@ -106,9 +108,11 @@ func (CompareAndSwapResponse_Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{16, 0}
 }
 
+// State is what a key has, or who loads it.
 type LeaseResponse_State int32
 
 const (
+	// Never sent.
 	LeaseResponse_STATE_UNSPECIFIED LeaseResponse_State = 0
 	// value is fresh. There is nothing else to do.
 	LeaseResponse_STATE_FRESH LeaseResponse_State = 1
@@ -181,11 +185,14 @@ func (LeaseResponse_State) EnumDescriptor() ([]byte, []int) {
 	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{30, 0}
 }
 
+// Outcome is what became of a Fill.
 type FillResponse_Outcome int32
 
 const (
+	// Never sent.
 	FillResponse_OUTCOME_UNSPECIFIED FillResponse_Outcome = 0
-	FillResponse_OUTCOME_STORED      FillResponse_Outcome = 1
+	// The value is stored.
+	FillResponse_OUTCOME_STORED FillResponse_Outcome = 1
 	// The key was invalidated, filled or taken over since: the value may be
 	// old and was not stored.
 	FillResponse_OUTCOME_CHANGED FillResponse_Outcome = 2
@@ -246,6 +253,7 @@ func (FillResponse_Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{32, 0}
 }
 
+// Outcome is why a lease ends without a value.
 type ReleaseRequest_Outcome int32
 
 const (
@@ -374,6 +382,7 @@ func (x *Value) GetVersion() []byte {
 	return nil
 }
 
+// GetRequest asks for one key.
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 250 bytes without spaces and control bytes.
@@ -419,10 +428,12 @@ func (x *GetRequest) GetKey() []byte {
 	return nil
 }
 
+// GetResponse is what stands under a key, or that it is not there.
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the key is not there; then value is not set.
-	Found         bool   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	Found bool `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	// What stands there.
 	Value         *Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -472,6 +483,7 @@ func (x *GetResponse) GetValue() *Value {
 	return nil
 }
 
+// GetMultiRequest asks for many keys.
 type GetMultiRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 10,000 keys. A key may stand twice and is answered once. When the
@@ -519,6 +531,7 @@ func (x *GetMultiRequest) GetKeys() [][]byte {
 	return nil
 }
 
+// GetMultiResponse is what was found of many keys, and what could not be read.
 type GetMultiResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was found, in the order asked. A key that is neither here nor among
@@ -577,9 +590,11 @@ func (x *GetMultiResponse) GetFailures() []*Failure {
 // Failure is why one key could not be read.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The key, as it was asked for.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The gRPC status code that a Get of the key would have had.
-	Code    int32  `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	Code int32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	// What went wrong, for people to read.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// The name of the node that was asked.
 	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
@@ -701,9 +716,11 @@ func (x *ErrorDetail) GetSafeToRetry() bool {
 	return false
 }
 
+// GetAndTouchRequest asks for one key and gives it a new time to live.
 type GetAndTouchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The new time to live in seconds: 0 is for ever, at most 30 days.
 	TtlSeconds    uint32 `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -754,11 +771,14 @@ func (x *GetAndTouchRequest) GetTtlSeconds() uint32 {
 	return 0
 }
 
+// SetRequest stores a value.
 type SetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 250 bytes without spaces and control bytes.
-	Key   []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is stored; it may be empty.
 	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Client flags, given back with the value.
 	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
 	// Time to live in seconds: 0 is for ever, at most 30 days.
 	TtlSeconds    uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
@@ -824,6 +844,7 @@ func (x *SetRequest) GetTtlSeconds() uint32 {
 	return 0
 }
 
+// SetResponse says that the value is stored.
 type SetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -860,11 +881,15 @@ func (*SetResponse) Descriptor() ([]byte, []int) {
 	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{9}
 }
 
+// AddRequest stores a value if the key is not there.
 type AddRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Flags uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is stored; it may be empty.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Client flags, given back with the value.
+	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
 	// Time to live in seconds: 0 is for ever, at most 30 days.
 	TtlSeconds    uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -929,11 +954,15 @@ func (x *AddRequest) GetTtlSeconds() uint32 {
 	return 0
 }
 
+// ReplaceRequest stores a value if the key is there.
 type ReplaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Flags uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is stored; it may be empty.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Client flags, given back with the value.
+	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
 	// Time to live in seconds: 0 is for ever, at most 30 days.
 	TtlSeconds    uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -998,9 +1027,11 @@ func (x *ReplaceRequest) GetTtlSeconds() uint32 {
 	return 0
 }
 
+// AppendRequest adds bytes behind a value.
 type AppendRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// What is added. Flags and time to live stay as they are.
 	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1051,9 +1082,11 @@ func (x *AppendRequest) GetValue() []byte {
 	return nil
 }
 
+// PrependRequest adds bytes before a value.
 type PrependRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// What is added. Flags and time to live stay as they are.
 	Value         []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1104,6 +1137,7 @@ func (x *PrependRequest) GetValue() []byte {
 	return nil
 }
 
+// StoreResponse is the answer to Add, Replace, Append and Prepend.
 type StoreResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the key was there (Add) or was not (Replace, Append, Prepend).
@@ -1149,11 +1183,15 @@ func (x *StoreResponse) GetStored() bool {
 	return false
 }
 
+// CompareAndSwapRequest stores a value if the item is as it was read.
 type CompareAndSwapRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Flags uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is stored; it may be empty.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Client flags, given back with the value.
+	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
 	// Time to live in seconds: 0 is for ever, at most 30 days.
 	TtlSeconds uint32 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	// Value.version of the item as it was read.
@@ -1227,8 +1265,10 @@ func (x *CompareAndSwapRequest) GetVersion() []byte {
 	return nil
 }
 
+// CompareAndSwapResponse says whether it was.
 type CompareAndSwapResponse struct {
-	state         protoimpl.MessageState         `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it.
 	Outcome       CompareAndSwapResponse_Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=ringside.v1.CompareAndSwapResponse_Outcome" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1271,6 +1311,7 @@ func (x *CompareAndSwapResponse) GetOutcome() CompareAndSwapResponse_Outcome {
 	return CompareAndSwapResponse_OUTCOME_UNSPECIFIED
 }
 
+// DeleteRequest removes a key.
 type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 250 bytes without spaces and control bytes.
@@ -1316,6 +1357,7 @@ func (x *DeleteRequest) GetKey() []byte {
 	return nil
 }
 
+// DeleteResponse says whether it was there.
 type DeleteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the key was not there.
@@ -1361,9 +1403,11 @@ func (x *DeleteResponse) GetFound() bool {
 	return false
 }
 
+// TouchRequest gives a key a new time to live.
 type TouchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The new time to live in seconds: 0 is for ever, at most 30 days.
 	TtlSeconds    uint32 `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1414,6 +1458,7 @@ func (x *TouchRequest) GetTtlSeconds() uint32 {
 	return 0
 }
 
+// TouchResponse says whether it was there.
 type TouchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the key was not there.
@@ -1459,10 +1504,13 @@ func (x *TouchResponse) GetFound() bool {
 	return false
 }
 
+// IncrementRequest adds to a decimal number.
 type IncrementRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Delta         uint64                 `protobuf:"varint,2,opt,name=delta,proto3" json:"delta,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is added; 0 is added as well.
+	Delta         uint64 `protobuf:"varint,2,opt,name=delta,proto3" json:"delta,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1511,10 +1559,13 @@ func (x *IncrementRequest) GetDelta() uint64 {
 	return 0
 }
 
+// DecrementRequest takes from a decimal number.
 type DecrementRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Delta         uint64                 `protobuf:"varint,2,opt,name=delta,proto3" json:"delta,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 250 bytes without spaces and control bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What is taken; 0 is taken as well.
+	Delta         uint64 `protobuf:"varint,2,opt,name=delta,proto3" json:"delta,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1563,6 +1614,7 @@ func (x *DecrementRequest) GetDelta() uint64 {
 	return 0
 }
 
+// CountResponse is the answer to Increment and Decrement.
 type CountResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the key was not there.
@@ -1617,6 +1669,7 @@ func (x *CountResponse) GetNumber() uint64 {
 	return 0
 }
 
+// FlushAllRequest makes every node forget everything.
 type FlushAllRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When, in seconds from now; 0 is at once, at most 30 days.
@@ -1662,6 +1715,7 @@ func (x *FlushAllRequest) GetDelaySeconds() uint32 {
 	return 0
 }
 
+// FlushAllResponse says that every node has taken it.
 type FlushAllResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1698,11 +1752,14 @@ func (*FlushAllResponse) Descriptor() ([]byte, []int) {
 	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{25}
 }
 
+// StreamRequest is one request of a Stream.
 type StreamRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the caller and given back with the reply. Two requests that
 	// are under way at the same time must not have the same.
 	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What is asked, in the words of the method of the same name.
+	//
 	// Types that are valid to be assigned to Request:
 	//
 	//	*StreamRequest_Get
@@ -1879,50 +1936,62 @@ type isStreamRequest_Request interface {
 }
 
 type StreamRequest_Get struct {
+	// As Cache.Get.
 	Get *GetRequest `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
 }
 
 type StreamRequest_GetAndTouch struct {
+	// As Cache.GetAndTouch.
 	GetAndTouch *GetAndTouchRequest `protobuf:"bytes,3,opt,name=get_and_touch,json=getAndTouch,proto3,oneof"`
 }
 
 type StreamRequest_Set struct {
+	// As Cache.Set.
 	Set *SetRequest `protobuf:"bytes,4,opt,name=set,proto3,oneof"`
 }
 
 type StreamRequest_Add struct {
+	// As Cache.Add.
 	Add *AddRequest `protobuf:"bytes,5,opt,name=add,proto3,oneof"`
 }
 
 type StreamRequest_Replace struct {
+	// As Cache.Replace.
 	Replace *ReplaceRequest `protobuf:"bytes,6,opt,name=replace,proto3,oneof"`
 }
 
 type StreamRequest_Append struct {
+	// As Cache.Append.
 	Append *AppendRequest `protobuf:"bytes,7,opt,name=append,proto3,oneof"`
 }
 
 type StreamRequest_Prepend struct {
+	// As Cache.Prepend.
 	Prepend *PrependRequest `protobuf:"bytes,8,opt,name=prepend,proto3,oneof"`
 }
 
 type StreamRequest_CompareAndSwap struct {
+	// As Cache.CompareAndSwap.
 	CompareAndSwap *CompareAndSwapRequest `protobuf:"bytes,9,opt,name=compare_and_swap,json=compareAndSwap,proto3,oneof"`
 }
 
 type StreamRequest_Delete struct {
+	// As Cache.Delete.
 	Delete *DeleteRequest `protobuf:"bytes,10,opt,name=delete,proto3,oneof"`
 }
 
 type StreamRequest_Touch struct {
+	// As Cache.Touch.
 	Touch *TouchRequest `protobuf:"bytes,11,opt,name=touch,proto3,oneof"`
 }
 
 type StreamRequest_Increment struct {
+	// As Cache.Increment.
 	Increment *IncrementRequest `protobuf:"bytes,12,opt,name=increment,proto3,oneof"`
 }
 
 type StreamRequest_Decrement struct {
+	// As Cache.Decrement.
 	Decrement *DecrementRequest `protobuf:"bytes,13,opt,name=decrement,proto3,oneof"`
 }
 
@@ -1950,9 +2019,13 @@ func (*StreamRequest_Increment) isStreamRequest_Request() {}
 
 func (*StreamRequest_Decrement) isStreamRequest_Request() {}
 
+// StreamResponse is the reply to one request of a Stream.
 type StreamResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The id of the request that this is the reply to.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What the method of the request would have answered, or error.
+	//
 	// Types that are valid to be assigned to Response:
 	//
 	//	*StreamResponse_Get
@@ -2089,31 +2162,37 @@ type isStreamResponse_Response interface {
 }
 
 type StreamResponse_Get struct {
-	// What the method of the request would have answered.
+	// To a get or get_and_touch.
 	Get *GetResponse `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
 }
 
 type StreamResponse_Set struct {
+	// To a set.
 	Set *SetResponse `protobuf:"bytes,3,opt,name=set,proto3,oneof"`
 }
 
 type StreamResponse_Store struct {
+	// To an add, replace, append or prepend.
 	Store *StoreResponse `protobuf:"bytes,4,opt,name=store,proto3,oneof"`
 }
 
 type StreamResponse_CompareAndSwap struct {
+	// To a compare_and_swap.
 	CompareAndSwap *CompareAndSwapResponse `protobuf:"bytes,5,opt,name=compare_and_swap,json=compareAndSwap,proto3,oneof"`
 }
 
 type StreamResponse_Delete struct {
+	// To a delete.
 	Delete *DeleteResponse `protobuf:"bytes,6,opt,name=delete,proto3,oneof"`
 }
 
 type StreamResponse_Touch struct {
+	// To a touch.
 	Touch *TouchResponse `protobuf:"bytes,7,opt,name=touch,proto3,oneof"`
 }
 
 type StreamResponse_Count struct {
+	// To an increment or decrement.
 	Count *CountResponse `protobuf:"bytes,8,opt,name=count,proto3,oneof"`
 }
 
@@ -2143,8 +2222,10 @@ func (*StreamResponse_Error) isStreamResponse_Response() {}
 type StreamError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A gRPC status code.
-	Code          int32        `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string       `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What went wrong, for people to read.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Which node, and whether it is safe to try again.
 	Detail        *ErrorDetail `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2201,6 +2282,7 @@ func (x *StreamError) GetDetail() *ErrorDetail {
 	return nil
 }
 
+// LeaseRequest asks for a key, or for the right to load it.
 type LeaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 250 bytes without spaces and control bytes.
@@ -2286,13 +2368,16 @@ func (x *LeaseRequest) GetFresh() bool {
 	return false
 }
 
+// LeaseResponse says what a key has, or who loads it.
 type LeaseResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	State LeaseResponse_State    `protobuf:"varint,1,opt,name=state,proto3,enum=ringside.v1.LeaseResponse_State" json:"state,omitempty"`
+	// What the key has, or who loads it.
+	State LeaseResponse_State `protobuf:"varint,1,opt,name=state,proto3,enum=ringside.v1.LeaseResponse_State" json:"state,omitempty"`
 	// With FRESH and STALE, and with WON where there is an old value. An empty
 	// value is a value: has_value tells.
-	Value    []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	HasValue bool   `protobuf:"varint,3,opt,name=has_value,json=hasValue,proto3" json:"has_value,omitempty"`
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Whether value is one.
+	HasValue bool `protobuf:"varint,3,opt,name=has_value,json=hasValue,proto3" json:"has_value,omitempty"`
 	// With WON: names the lease to Fill and Release, 1 to 1024 bytes. It is of
 	// use until the lease was taken over, to this sidecar only. The lease is
 	// released when the connection of the call that won it ends.
@@ -2368,10 +2453,13 @@ func (x *LeaseResponse) GetMessage() string {
 	return ""
 }
 
+// FillRequest stores what was loaded.
 type FillRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Token []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// LeaseResponse.token.
+	Token []byte `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// What was loaded; it may be empty.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// How long the value is fresh, 1 s to 30 days less the grace. 0: the
 	// sidecar's configured TTL (5 min).
 	TtlSeconds    uint32 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
@@ -2430,9 +2518,11 @@ func (x *FillRequest) GetTtlSeconds() uint32 {
 	return 0
 }
 
+// FillResponse says whether it is stored.
 type FillResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Outcome       FillResponse_Outcome   `protobuf:"varint,1,opt,name=outcome,proto3,enum=ringside.v1.FillResponse_Outcome" json:"outcome,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it.
+	Outcome       FillResponse_Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=ringside.v1.FillResponse_Outcome" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2474,9 +2564,12 @@ func (x *FillResponse) GetOutcome() FillResponse_Outcome {
 	return FillResponse_OUTCOME_UNSPECIFIED
 }
 
+// ReleaseRequest ends a lease without a value.
 type ReleaseRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Token   []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// LeaseResponse.token.
+	Token []byte `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// Why there is no value.
 	Outcome ReleaseRequest_Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=ringside.v1.ReleaseRequest_Outcome" json:"outcome,omitempty"`
 	// With NOT_FOUND and FAILED; 0 is 1 s, at most 60 s for FAILED.
 	TtlSeconds uint32 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
@@ -2544,6 +2637,7 @@ func (x *ReleaseRequest) GetMessage() string {
 	return ""
 }
 
+// ReleaseResponse says that the lease is no longer held, however it ended.
 type ReleaseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2580,6 +2674,7 @@ func (*ReleaseResponse) Descriptor() ([]byte, []int) {
 	return file_ringside_v1_ringside_proto_rawDescGZIP(), []int{34}
 }
 
+// InvalidateRequest marks a value stale.
 type InvalidateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 250 bytes without spaces and control bytes.
@@ -2653,6 +2748,7 @@ func (x *InvalidateRequest) GetLeaseSeconds() uint32 {
 	return 0
 }
 
+// InvalidateResponse says that it is marked, and what Lease has to say.
 type InvalidateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key's owner is out, and only its stand-in knows: the old value may
