@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,6 +69,8 @@ type library struct {
 	storesFlags, readsFlags bool
 	// encodes: what is not one line of text is stored in an encoding that only this library reads.
 	encodes bool
+	// oneLine: it reads a value to the end of its first line only, from memcached itself too.
+	oneLine bool
 	// asciiKeys: it refuses keys in UTF-8.
 	asciiKeys bool
 	// noUnix: it cannot connect to a unix socket.
@@ -99,8 +102,7 @@ var (
 	}
 	grpcPython = library{
 		name:  "grpc",
-		lacks: []string{"gets", "gat", "add", "replace", "append", "prepend", "cas", "incr", "decr", "touch"},
-		grpc:  true, storesFlags: true, readsFlags: true,
+		grpc: true, storesFlags: true, readsFlags: true,
 		start: startGRPC,
 	}
 	php = library{
@@ -124,6 +126,21 @@ var (
 		name:  "dalli",
 		start: script{command: []string{"ruby", "testdata/use_dalli.rb"}, probe: []string{"ruby", "-e", "require 'dalli'"}}.start,
 	}
+	dalliMeta = library{
+		name: "dalli-meta", oneLine: true,
+		start: func(t *testing.T, servers []string, options map[string]any) driver {
+			options = maps.Clone(options)
+			if options == nil {
+				options = map[string]any{}
+			}
+			options["protocol"], options["socket_timeout"] = "meta", 10
+			ruby := []string{"ruby", "-I", "../.bin/ruby-dalli/lib"} // scripts/need-dalli
+			return script{
+				command: append(ruby, "testdata/use_dalli.rb"),
+				probe:   append(ruby, "-e", "require 'dalli'; Dalli::Protocol::Meta"),
+			}.start(t, servers, options)
+		},
+	}
 	gomemcache = library{
 		name: "gomemcache", storesFlags: true, readsFlags: true,
 		start: func(t *testing.T, servers []string, _ map[string]any) driver {
@@ -140,9 +157,8 @@ var (
 	}
 )
 
-// throughSidecar lists the libraries that can use a sidecar: all but dalli, whose version in Debian
-// speaks only the binary protocol.
-var throughSidecar = []library{pymemcache, pylibmc, gomemcache, grpcPython, command, php, perl, node}
+// throughSidecar lists the libraries that can use a sidecar: all but dalli with the binary protocol.
+var throughSidecar = []library{pymemcache, pylibmc, gomemcache, grpcPython, command, php, perl, node, dalliMeta}
 
 // python is Debian's, to which Debian's packages belong; another one may come first in PATH.
 const python = "/usr/bin/python3"
@@ -299,8 +315,8 @@ func startGRPC(t *testing.T, servers []string, _ map[string]any) driver {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, out)
 	}
-	s := script{command: []string{python, "testdata/use_grpc.py"}, probe: []string{python, "-c", "import grpc, google.protobuf"}}
-	return s.start(t, servers, map[string]any{"stubs": stubs})
+	s := script{command: []string{python, "-B", "testdata/use_grpc.py"}, probe: []string{python, "-c", "import grpc, google.protobuf"}}
+	return s.start(t, servers, map[string]any{"stubs": stubs, "connection": "../examples/python-grpc"})
 }
 
 // installNode installs the library of testdata/node once for a run of the tests, and gives where.

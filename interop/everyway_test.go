@@ -44,7 +44,7 @@ var samples = []sample{
 func (l library) fits(s sample) bool {
 	ascii := !strings.ContainsFunc(s.name, func(r rune) bool { return r > 0x7f })
 	oneLine := !bytes.ContainsAny(s.value, "\r\n")
-	return (ascii || !l.asciiKeys) && (oneLine || !l.encodes)
+	return (ascii || !l.asciiKeys) && (oneLine || !l.encodes && !l.oneLine)
 }
 
 // A key that was written one way is read every way, on TCP and on unix sockets.

@@ -74,7 +74,7 @@ func TestLongMultiGet(t *testing.T) {
 	keys := makeKeys("", false)
 	write(t, gomemcache.through(t, s), keys)
 	size := len(strings.Join(keys, " "))
-	for _, l := range []library{gomemcache, pymemcache, pylibmc, perl, grpcPython} {
+	for _, l := range []library{gomemcache, pymemcache, pylibmc, perl, dalliMeta, grpcPython} {
 		t.Run(l.name, func(t *testing.T) {
 			got := l.through(t, s).do(t, request{Op: "mget", Keys: keys})[0]
 			if got.Error != "" || len(got.Items) != len(keys) {

@@ -14,11 +14,27 @@ client = Dalli::Client.new(servers, compress: false, **options)
 
 item = ->(value) { { value: Base64.strict_encode64(value) } }
 hit = ->(value) { value.nil? ? { ok: false } : { ok: true, **item.(value) } }
+number = ->(n) { n.nil? ? { ok: false } : { ok: true, number: n } }
+store = ->(name) { ->(r) { { ok: !!client.public_send(name, r['key'], r['value'], r['ttl'], raw: true) } } }
+join = ->(name) { ->(r) { { ok: !!client.public_send(name, r['key'], r['value']) } } }
 commands = {
   'get' => ->(r) { hit.(client.get(r['key'])) },
+  'gets' => lambda do |r|
+    value, cas = client.get_cas(r['key'])
+    hit.(value).merge(cas: cas.to_s)
+  end,
+  'gat' => ->(r) { hit.(client.gat(r['key'], r['ttl'])) },
   'mget' => ->(r) { { ok: true, items: client.get_multi(*r['keys']).transform_values(&item) } },
-  'set' => ->(r) { { ok: !!client.set(r['key'], r['value'], r['ttl'], raw: true) } },
-  'delete' => ->(r) { { ok: !!client.delete(r['key']) } }
+  'set' => store.('set'),
+  'add' => store.('add'),
+  'replace' => store.('replace'),
+  'append' => join.('append'),
+  'prepend' => join.('prepend'),
+  'cas' => ->(r) { { ok: !!client.set_cas(r['key'], r['value'], Integer(r['cas']), r['ttl'], raw: true) } },
+  'delete' => ->(r) { { ok: !!client.delete(r['key']) } },
+  'incr' => ->(r) { number.(client.incr(r['key'], r['delta'])) },
+  'decr' => ->(r) { number.(client.decr(r['key'], r['delta'])) },
+  'touch' => ->(r) { { ok: !!client.touch(r['key'], r['ttl']) } }
 }
 
 $stdout.sync = true
