@@ -105,6 +105,20 @@ var equalEmpty = cmp.FilterValues(func(a, b any) bool { return true }, cmp.Optio
 	})),
 })
 
+// A time is signed and has 32 bits, also where a client writes it without its sign; tried on 1.6.18.
+func TestParseRequestExptime(t *testing.T) {
+	for word, want := range map[string]int64{
+		"2147483647": math.MaxInt32, "2147483648": math.MinInt32, "4294967295": -1, "-1": -1, "4294967296": 1 << 32,
+	} {
+		for _, wire := range []string{"set a 0 " + word + " 1\r\nx\r\n", "touch a " + word + "\r\n", "gat " + word + " a\r\n", "flush_all " + word + "\r\n"} {
+			var req Request
+			if n, err := ParseRequest([]byte(wire), &req, testMaxValue); err != nil || n != len(wire) || req.Exptime != want {
+				t.Errorf("ParseRequest(%q) = %d, %v, with exptime %d, want %d", wire, n, err, req.Exptime, want)
+			}
+		}
+	}
+}
+
 var badRequests = []struct {
 	name, wire, reply string
 	size              int

@@ -206,7 +206,7 @@ func (r *Request) parseRetrieval(t *tokens) (err error) {
 		if w == nil {
 			return &RequestError{Reply: replyError}
 		}
-		if r.Exptime, err = parseInt(w); err != nil {
+		if r.Exptime, err = parseExptime(w); err != nil {
 			return &RequestError{Reply: replyExptime}
 		}
 	}
@@ -226,7 +226,7 @@ func (r *Request) parseRetrieval(t *tokens) (err error) {
 func (r *Request) parseStorage(t *tokens) (length int, err error) {
 	r.Key = t.next()
 	flags, flagsErr := parseUint(t.next(), math.MaxUint32)
-	exptime, exptimeErr := parseInt(t.next())
+	exptime, exptimeErr := parseExptime(t.next())
 	lengthWord := t.next()
 	if lengthWord == nil {
 		return -1, &RequestError{Reply: replyError}
@@ -274,7 +274,7 @@ func (r *Request) parseFlushAll(t *tokens) (err error) {
 		r.NoReply = true
 		return nil
 	}
-	if r.Exptime, err = parseInt(w); err != nil {
+	if r.Exptime, err = parseExptime(w); err != nil {
 		return &RequestError{Reply: replyExptime}
 	}
 	return r.parseNoReply(t)
@@ -303,7 +303,7 @@ func (r *Request) parseKeyed(t *tokens) (err error) {
 		if w == nil {
 			return &RequestError{Reply: replyError}
 		}
-		if r.Exptime, err = parseInt(w); err != nil {
+		if r.Exptime, err = parseExptime(w); err != nil {
 			return &RequestError{Reply: replyExptime}
 		}
 	case Delete:

@@ -112,6 +112,17 @@ func parseInt(b []byte) (int64, error) {
 	return int64(v), err
 }
 
+// parseExptime reads a time. memcached keeps the lower 32 bits of one, and libmemcached relies on that: it
+// writes -1 as 4294967295 (tried with pylibmc; Django's timeout=0 is such a -1). What does not fit into 32 bits
+// is left as it is, for memcached makes another time of it than was meant.
+func parseExptime(b []byte) (int64, error) {
+	v, err := parseInt(b)
+	if v > math.MaxInt32 && v <= math.MaxUint32 {
+		v = int64(int32(v))
+	}
+	return v, err
+}
+
 // MetaFlag is one flag of a meta request or reply: a letter and what stands
 // behind it, empty for a bare letter.
 type MetaFlag struct {
