@@ -101,7 +101,7 @@ var (
 		start: script{command: []string{python, "testdata/use_pylibmc.py"}, probe: []string{python, "-c", "import pylibmc"}}.start,
 	}
 	grpcPython = library{
-		name:  "grpc",
+		name: "grpc",
 		grpc: true, storesFlags: true, readsFlags: true,
 		start: startGRPC,
 	}
