@@ -229,6 +229,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 			if c.landRead(f, b, err) {
 				return
 			}
+			began, delay = time.Now(), minPoll // for the others
 		case a.Won:
 			c.loads(f, a.Lease)
 			c.noteWon(key, false)
@@ -242,6 +243,7 @@ func (c *Cache) fly(ctx context.Context, f *flight, a answer, load Loader, s *se
 			if c.landRead(f, nonNil(a.Value), nil) {
 				return
 			}
+			began, delay = time.Now(), minPoll
 		case v != unknown && a.Taken:
 			stub := time.Duration(0)
 			if a.isStub() {

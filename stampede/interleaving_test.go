@@ -124,6 +124,38 @@ func TestDeleteBeforeALanding(t *testing.T) {
 	})
 }
 
+// Callers who want a fresh value keep coming, always one while a read is under
+// way, and the holder is dead. They wait for LoadTimeout at most, and one of them
+// takes over after Lease all the same.
+func TestTakeoverWhileCallersKeepComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plain := newFakeStore()
+		slow := &hookStore{moodyStore: plain, read: func([]stampede.Read, []stampede.Reply) { time.Sleep(10 * time.Millisecond) }}
+		c, o := newCache(t, slow, stampede.Config{Lease: 3 * time.Second, LoadTimeout: time.Second}), &origin{}
+		wantFetch(t, c, o, "k/1")
+		if err := c.Invalidate(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		win(t, plain, "k")
+		began := time.Now()
+		var wg sync.WaitGroup
+		for ; o.calls.Load() == 1 && time.Since(began) < 10*time.Second; time.Sleep(3 * time.Millisecond) {
+			wg.Go(func() {
+				came := time.Now()
+				b, err := c.Fetch(t.Context(), "k", o.load, stampede.Fresh())
+				waited := time.Since(came)
+				if err != nil || waited > 1100*time.Millisecond {
+					t.Errorf("%q, %v after %v", b, err, waited)
+				}
+			})
+		}
+		if took := time.Since(began); took < 3*time.Second || took > 3600*time.Millisecond {
+			t.Errorf("taken over after %v", took)
+		}
+		wg.Wait()
+	})
+}
+
 // Two callers of a process win one after the other, and join a flight in the
 // other order. The newer lease counts, and neither is lost.
 func TestLeasesOfferedInAnyOrder(t *testing.T) {
