@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ringside-cache/ringside/client"
 )
+
+// clientDuration is long enough for windows of some hundred milliseconds.
+const clientDuration = 150 * time.Second
 
 const (
 	clientKeys  = 10_000
@@ -25,7 +29,7 @@ const (
 // Client measures the client library against gomemcache and the wire limit.
 // It returns ErrOptions for options that it can not run with.
 func Client(ctx context.Context, opts Options) (*Report, error) {
-	opts = opts.withDefaults()
+	opts = opts.withDefaults(clientDuration)
 	if err := opts.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}

@@ -32,6 +32,24 @@ const (
 	LateP99  Quantity = "late_p99_ns"
 	LateP999 Quantity = "late_p999_ns"
 	LateMax  Quantity = "late_max_ns"
+	// MovedByJoin and MovedByLeave are the shares of all keys whose owner
+	// changes when a node is added or removed; NeedlessByJoin and
+	// NeedlessByLeave those of them whose old and new owner stay.
+	MovedByJoin     Quantity = "moved_by_join"
+	MovedByLeave    Quantity = "moved_by_leave"
+	NeedlessByJoin  Quantity = "needless_by_join"
+	NeedlessByLeave Quantity = "needless_by_leave"
+	// LargestShare and SmallestShare are the share of keys of the nodes with
+	// the most and the fewest, to the mean.
+	LargestShare  Quantity = "largest_share_to_mean"
+	SmallestShare Quantity = "smallest_share_to_mean"
+	// KeysPlaced is how many keys the shares were counted over.
+	KeysPlaced Quantity = "keys_placed"
+	// LookupTime and BuildTime are for one lookup and for one ring.
+	LookupTime Quantity = "lookup_ns"
+	BuildTime  Quantity = "build_ns"
+	// RingMemory is what one ring holds.
+	RingMemory Quantity = "ring_bytes"
 	// GoroutinesPerNode and KiBPerNode are what an idle client holds. KiB
 	// are live heap and stacks.
 	GoroutinesPerNode Quantity = "goroutines_per_node"
@@ -60,6 +78,16 @@ type Slot struct {
 	// Warmup is how long to work before measuring, Measure how long to
 	// measure. A contender whose work is counted, not timed, ignores both.
 	Warmup, Measure time.Duration
+
+	series map[Quantity][]float64
+}
+
+// keep notes how a quantity went over the turn, a value per step of the
+// experiment.
+func (s Slot) keep(q Quantity, values []float64) {
+	if s.series != nil {
+		s.series[q] = values
+	}
 }
 
 // A Contender is one way to do an experiment's work.
@@ -83,6 +111,13 @@ type Experiment struct {
 	// Rounds is how many rounds it has at most; 0 is the Runner's. It is for
 	// what takes long and varies little.
 	Rounds int
+	// Exact experiments count what comes out the same each time. One round
+	// makes their figures, which have no spread.
+	Exact bool
+	// Step is the time between two values of a series, Marks are what happens
+	// during a turn; both for experiments that keep series.
+	Step  time.Duration
+	Marks []Mark
 	// Start, if not nil, is called before the first turn, and End after the
 	// last one.
 	Start func(ctx context.Context) error
@@ -91,10 +126,19 @@ type Experiment struct {
 
 // rounds is how many rounds the experiment has under a Runner's.
 func (e *Experiment) rounds(most int) int {
+	if e.Exact {
+		return 1
+	}
 	if e.Rounds > 0 {
 		return min(e.Rounds, most)
 	}
 	return most
+}
+
+// A Mark is something that happens during a turn.
+type Mark struct {
+	AtSeconds float64 `json:"at_seconds"`
+	What      string  `json:"what"`
 }
 
 // Results are the rounds of an experiment, as they were measured.
@@ -104,6 +148,10 @@ type Results struct {
 	Baseline   string   `json:"baseline,omitempty"`
 	Contenders []string `json:"contenders"`
 	Rounds     []Round  `json:"rounds"`
+	// Exact, StepSeconds and Marks are the Experiment's.
+	Exact       bool    `json:"exact,omitempty"`
+	StepSeconds float64 `json:"step_seconds,omitempty"`
+	Marks       []Mark  `json:"marks,omitempty"`
 	// Error says why the experiment could not be started.
 	Error string `json:"error,omitempty"`
 }
@@ -114,6 +162,8 @@ type Round struct {
 	Order []string `json:"order"`
 	// Samples is by contender. One that failed has none.
 	Samples map[string]Sample `json:"samples"`
+	// Series is by contender: a value for each step of the turn.
+	Series map[string]map[Quantity][]float64 `json:"series,omitempty"`
 	// Errors is by contender; one that failed once and then not has both.
 	Errors map[string]string `json:"errors,omitempty"`
 }
@@ -135,6 +185,13 @@ func (r *Results) Figure(contender string, q Quantity) Figure {
 			values = append(values, v)
 		}
 	}
+	return r.figure(values)
+}
+
+func (r *Results) figure(values []float64) Figure {
+	if r.Exact {
+		return exactFigure(values)
+	}
 	return newFigure(values)
 }
 
@@ -152,5 +209,5 @@ func (r *Results) Ratio(contender, baseline string, q Quantity) Figure {
 			values = append(values, a/b)
 		}
 	}
-	return newFigure(values)
+	return r.figure(values)
 }

@@ -23,6 +23,7 @@ const (
 // but from measurements.
 type Figure struct {
 	rounds []float64 // one per round, in order; nil if not measured
+	exact  bool      // a count that is the same in each round
 }
 
 // newFigure makes a figure of one value per round. With fewer than MinRounds
@@ -32,6 +33,15 @@ func newFigure(rounds []float64) Figure {
 		return Figure{}
 	}
 	return Figure{rounds: slices.Clone(rounds)}
+}
+
+// exactFigure makes a figure of a count that is the same each time: one round
+// is enough. Rounds that differ show that it is not, and are no figure.
+func exactFigure(rounds []float64) Figure {
+	if len(rounds) == 0 || slices.Min(rounds) != slices.Max(rounds) {
+		return Figure{}
+	}
+	return Figure{rounds: slices.Clone(rounds), exact: true}
 }
 
 // Measured tells whether there is a figure at all. The other methods give NaN
@@ -68,7 +78,7 @@ func (f Figure) rounded(to float64) Figure {
 	if !f.Measured() || to <= 0 {
 		return f
 	}
-	g := newFigure(f.rounds)
+	g := Figure{rounds: slices.Clone(f.rounds), exact: f.exact}
 	for i, v := range g.rounds {
 		g.rounds[i] = math.Round(v/to) * to
 	}
@@ -101,6 +111,9 @@ func (f Figure) spreadString() string {
 	if !f.Measured() {
 		return "-"
 	}
+	if f.exact {
+		return "exact"
+	}
 	low, high := f.Quartiles()
 	return threeDigits(low) + "-" + threeDigits(high)
 }
@@ -130,6 +143,7 @@ type jsonFigure struct {
 	Min    float64   `json:"min"`
 	Max    float64   `json:"max"`
 	Rounds []float64 `json:"rounds"`
+	Exact  bool      `json:"exact,omitempty"`
 }
 
 // MarshalJSON gives an object, or null where nothing was measured.
@@ -137,7 +151,7 @@ func (f Figure) MarshalJSON() ([]byte, error) {
 	if !f.Measured() {
 		return []byte("null"), nil
 	}
-	j := jsonFigure{Median: f.Median(), Rounds: f.rounds}
+	j := jsonFigure{Median: f.Median(), Rounds: f.rounds, Exact: f.exact}
 	j.Q1, j.Q3 = f.Quartiles()
 	j.Min, j.Max = f.Range()
 	return json.Marshal(j)
@@ -149,6 +163,10 @@ func (f *Figure) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &j); err != nil {
 		return err
 	}
-	*f = newFigure(j.Rounds)
+	if j.Exact {
+		*f = exactFigure(j.Rounds)
+	} else {
+		*f = newFigure(j.Rounds)
+	}
 	return nil
 }

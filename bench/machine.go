@@ -28,6 +28,25 @@ type Versions struct {
 	Go         string `json:"go"`
 	Memcached  string `json:"memcached"`
 	Gomemcache string `json:"gomemcache"`
+	// Libmemcached is pylibmc's version and that of what it wraps, where they
+	// were measured.
+	Libmemcached string `json:"libmemcached,omitempty"`
+}
+
+// String lists them on a line.
+func (v Versions) String() string {
+	list := []string{"ringside " + v.Ringside}
+	for _, one := range []struct{ name, version string }{
+		{"memcached ", v.Memcached},
+		{"gomemcache ", v.Gomemcache},
+		{"", v.Libmemcached},
+		{"", v.Go},
+	} {
+		if one.version != "" {
+			list = append(list, one.name+one.version)
+		}
+	}
+	return strings.Join(list, ", ")
 }
 
 func thisMachine() Machine {

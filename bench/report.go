@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 )
 
@@ -28,9 +30,32 @@ type Report struct {
 	// Incomplete says why something is missing, empty if nothing is.
 	Incomplete string `json:"incomplete,omitempty"`
 	// Groups are the tables of rows.
-	Groups []Group `json:"groups"`
+	Groups []Group `json:"groups,omitempty"`
 	// Experiments are the raw rounds.
-	Experiments []*Results `json:"experiments"`
+	Experiments []*Results `json:"experiments,omitempty"`
+
+	// What follows is of stampede, whose events are too long for rounds.
+
+	// Processes read through the cache.
+	Processes int `json:"processes,omitempty"`
+	// Capacity is how many reads a second the fleet did in a closed loop, 0 if
+	// that was not measured. Rate is what the open loop offers.
+	Capacity float64 `json:"capacity_reads_per_second,omitempty"`
+	Rate     float64 `json:"offered_reads_per_second,omitempty"`
+	Events   []Event `json:"events,omitempty"`
+
+	// Reports are those of the scenarios that All ran. It has nothing else but
+	// the date, the machine and the versions.
+	Reports []*Report `json:"reports,omitempty"`
+}
+
+// Each gives the reports of the single scenarios: those of All, or the report
+// itself.
+func (r *Report) Each() []*Report {
+	if len(r.Reports) > 0 {
+		return r.Reports
+	}
+	return []*Report{r}
 }
 
 // A Group is a table of rows that belong together.
@@ -49,6 +74,9 @@ func (r *Report) fill() {
 		for i := range g.Rows {
 			g.Rows[i].fill(byName[g.Rows[i].Experiment])
 		}
+	}
+	for i := range r.Events {
+		r.Events[i].judge()
 	}
 }
 
@@ -70,15 +98,37 @@ func (r *Report) Problems() []string {
 			}
 		}
 	}
+	for _, e := range r.Events {
+		for _, run := range e.Runs {
+			if run.Error != "" {
+				list = append(list, fmt.Sprintf("%s, %s: %s", e.Name, run.Contender, run.Error))
+			}
+		}
+	}
+	for _, one := range r.Reports {
+		for _, problem := range one.Problems() {
+			list = append(list, one.Scenario+": "+problem)
+		}
+	}
 	return list
 }
 
 // WriteJSON writes the report with everything that was measured.
 func (r *Report) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", " ")
-	return e.Encode(r)
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(numberLists().ReplaceAllFunc(b, oneLineList), '\n'))
+	return err
 }
+
+// numberLists finds lists of numbers, which are to stand on a line: with a line
+// for each number a series is longer than all the rest. A text in JSON has no
+// line break, so none is taken for a list.
+func numberLists() *regexp.Regexp { return regexp.MustCompile(`\[\n[-+.0-9eE,\s]+\]`) }
+
+func oneLineList(b []byte) []byte { return bytes.Join(bytes.Fields(b), nil) }
 
 // ReadReport reads what WriteJSON wrote.
 func ReadReport(rd io.Reader) (*Report, error) {

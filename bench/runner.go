@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"time"
+
+	"github.com/ringside-cache/ringside/internal/realserver"
 )
 
 // A Step is what a Runner is about to do.
@@ -85,7 +87,10 @@ func (r *Runner) Run(ctx context.Context, experiments []Experiment) ([]*Results,
 }
 
 func (r *Runner) run(ctx context.Context, e Experiment, progress func(Step)) *Results {
-	res := &Results{Name: e.Name, About: e.About, Baseline: e.Baseline}
+	res := &Results{
+		Name: e.Name, About: e.About, Baseline: e.Baseline,
+		Exact: e.Exact, StepSeconds: e.Step.Seconds(), Marks: e.Marks,
+	}
 	for _, c := range e.Contenders {
 		res.Contenders = append(res.Contenders, c.Name)
 	}
@@ -106,12 +111,18 @@ func (r *Runner) run(ctx context.Context, e Experiment, progress func(Step)) *Re
 			}
 			progress(Step{Experiment: e.Name, Contender: c.Name, Round: i + 1, Rounds: e.rounds(r.Rounds)})
 			round.Order = append(round.Order, c.Name)
-			sample, err := r.turn(ctx, c, i)
+			sample, series, err := r.turn(ctx, c, i)
 			if err != nil {
 				round.Errors[c.Name] = err.Error()
 			}
 			if sample != nil {
 				round.Samples[c.Name] = sample
+			}
+			if len(series) > 0 {
+				if round.Series == nil {
+					round.Series = map[string]map[Quantity][]float64{}
+				}
+				round.Series[c.Name] = series
 			}
 		}
 		if len(round.Order) > 0 {
@@ -124,24 +135,28 @@ func (r *Runner) run(ctx context.Context, e Experiment, progress func(Step)) *Re
 // turn lets a contender take its turn, and once more if it fails: a machine
 // that is busy elsewhere for half a second makes for a timeout that says
 // nothing about the contender. The error of the first try stays on record.
-func (r *Runner) turn(ctx context.Context, c Contender, round int) (Sample, error) {
-	slot := Slot{Round: round, Warmup: r.Warmup, Measure: r.Measure}
+func (r *Runner) turn(ctx context.Context, c Contender, round int) (Sample, map[Quantity][]float64, error) {
 	var errs []error
 	for range 2 {
 		// One contender's garbage is not the next one's work.
 		runtime.GC()
+		slot := Slot{Round: round, Warmup: r.Warmup, Measure: r.Measure, series: map[Quantity][]float64{}}
 		sample, err := c.Run(ctx, slot)
 		if err == nil {
 			err = sample.check()
 		}
 		if err == nil {
-			return sample, errors.Join(errs...)
+			return sample, slot.series, errors.Join(errs...)
+		}
+		// What is not installed will not be the second time either.
+		if errors.Is(err, realserver.ErrNotInstalled) {
+			return nil, nil, err
 		}
 		if errs = append(errs, err); ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, errors.Join(errs...)
+	return nil, nil, errors.Join(errs...)
 }
 
 // rotated gives the contenders of a round: A B C, then B C A, then C A B.

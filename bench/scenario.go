@@ -12,12 +12,12 @@ import (
 
 // Options are what all scenarios take. The zero value is the default.
 type Options struct {
-	// Rounds is how many turns each contender takes. Default 7, at least
-	// MinRounds.
+	// Rounds is how many turns each contender takes, where the scenario has
+	// rounds. Default 7, or what the scenario says; at least MinRounds.
 	Rounds int
 	// Duration is about how long the scenario measures, for all rounds
-	// together: with more rounds each turn is shorter. Default 150 s. What is
-	// not measured 20 s after it is left out.
+	// together: with more rounds each turn is shorter. The default is the
+	// scenario's. What is not measured 20 s after it is left out.
 	Duration time.Duration
 	// Only names the experiments to run, as they are named in the report; a
 	// name before a slash stands for all behind it. Default all. Rows of the
@@ -25,19 +25,39 @@ type Options struct {
 	Only []string
 	// Progress, if not nil, is a terminal for a line that says what runs.
 	Progress io.Writer
+	// Log, if not nil, gets a line from All when a scenario begins.
+	Log io.Writer
 	// Version is ringside's own, for the report.
 	Version string
+
+	// What follows is for single scenarios, which the comment names.
+
+	// Processes read through the cache of stampede. Default 8, at least 2.
+	Processes int
+	// Worker is the command that calls StampedeWorker with its stdin and
+	// stdout, for stampede.
+	Worker []string
+	// Nodes are the sizes of the rings of ring, each from 2 to 1,000. Default
+	// 2, 5, 10, 50, 100 and 1,000.
+	Nodes []int
+	// Keys is how many keys ring places, from 1,000 to 10 million. Default one
+	// million.
+	Keys int
+
+	keys int // of stampede, for tests, which have no time to warm up more
 }
 
 // grace is how much longer than Options.Duration a scenario may take.
 const grace = 20 * time.Second
 
-func (o Options) withDefaults() Options {
+const defaultRounds = 7
+
+func (o Options) withDefaults(duration time.Duration) Options {
 	if o.Rounds == 0 {
-		o.Rounds = 7
+		o.Rounds = defaultRounds
 	}
 	if o.Duration == 0 {
-		o.Duration = 150 * time.Second
+		o.Duration = duration
 	}
 	return o
 }
@@ -45,9 +65,8 @@ func (o Options) withDefaults() Options {
 // Validate reports every problem of the options at once. Whether Duration is
 // long enough depends on the scenario, which says so.
 func (o Options) Validate() error {
-	o = o.withDefaults()
 	var problems []error
-	if o.Rounds < MinRounds {
+	if o.Rounds != 0 && o.Rounds < MinRounds {
 		problems = append(problems, fmt.Errorf("rounds: %d is too few, at least %d make a figure", o.Rounds, MinRounds))
 	}
 	if o.Duration < 0 {
@@ -89,6 +108,7 @@ func (o Options) run(ctx context.Context, r *Report, all []Experiment, p *progre
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrOptions, err)
 	}
+	r.Schema, r.Date, r.Machine = Schema, time.Now().UTC().Truncate(time.Second), thisMachine()
 	runner := Runner{Rounds: o.Rounds, Progress: p.step}
 	if err := runner.Plan(chosen, o.Duration); err != nil {
 		return fmt.Errorf("%w: duration: %w", ErrOptions, err)
@@ -96,7 +116,6 @@ func (o Options) run(ctx context.Context, r *Report, all []Experiment, p *progre
 	bounded, cancel := context.WithTimeout(ctx, o.Duration+grace)
 	defer cancel()
 
-	r.Schema, r.Date, r.Machine = Schema, time.Now().UTC().Truncate(time.Second), thisMachine()
 	r.Rounds, r.WindowSeconds = o.Rounds, runner.Measure.Seconds()
 	start := time.Now()
 	r.Experiments, err = runner.Run(bounded, chosen)

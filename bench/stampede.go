@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,30 +11,9 @@ import (
 	"time"
 )
 
-// StampedeOptions are those of [Stampede]. The zero value of each field but
-// Worker is the default.
-type StampedeOptions struct {
-	// Worker is the command that calls [StampedeWorker] with its stdin and
-	// stdout.
-	Worker []string
-	// Processes read through the cache. Default 8, at least 2.
-	Processes int
-	// Duration is about how long the scenario takes with all its events; with
-	// another than the default each event is shorter or longer. Default 210 s.
-	Duration time.Duration
-	// Only names the events to run. Default all.
-	Only []string
-	// Progress, if not nil, is a terminal for a line that says what runs.
-	Progress io.Writer
-	// Version is ringside's own, for the report.
-	Version string
-
-	keys int // for tests, which have no time to warm up stampedeKeys
-}
-
 const stampedeDuration = 210 * time.Second
 
-func (o StampedeOptions) withDefaults() StampedeOptions {
+func (o Options) withStampedeDefaults() Options {
 	if o.Processes == 0 {
 		o.Processes = 8
 	}
@@ -48,9 +26,9 @@ func (o StampedeOptions) withDefaults() StampedeOptions {
 	return o
 }
 
-// Validate reports every problem of the options at once.
-func (o StampedeOptions) Validate() error {
-	o = o.withDefaults()
+// validateStampede reports every problem of the options at once.
+func (o Options) validateStampede() error {
+	o = o.withStampedeDefaults()
 	var problems []error
 	if len(o.Worker) == 0 {
 		problems = append(problems, errors.New("worker: there is no command"))
@@ -106,9 +84,9 @@ var stampedeEvents = []stampedeEvent{
 // invalidated or lose their holder or their node, by ringside, by naive
 // get-load-set and by singleflight in each process. It returns ErrOptions for
 // options that it can not run with.
-func Stampede(ctx context.Context, opts StampedeOptions) (*StampedeReport, error) {
-	opts = opts.withDefaults()
-	if err := opts.Validate(); err != nil {
+func Stampede(ctx context.Context, opts Options) (*Report, error) {
+	opts = opts.withStampedeDefaults()
+	if err := opts.validateStampede(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	p := newProgress(opts.Progress)
@@ -119,7 +97,7 @@ func Stampede(ctx context.Context, opts StampedeOptions) (*StampedeReport, error
 		return nil, fmt.Errorf("bench: stampede: %w", err)
 	}
 	defer b.close()
-	r := &StampedeReport{
+	r := &Report{
 		Schema: Schema, Scenario: "stampede", Date: time.Now().UTC().Truncate(time.Second),
 		Machine: thisMachine(), Versions: b.versions(opts.Version), Processes: opts.Processes,
 	}
@@ -142,9 +120,9 @@ func Stampede(ctx context.Context, opts StampedeOptions) (*StampedeReport, error
 			p.say(fmt.Sprintf("%s: %s, %v so far", e.name, contender, time.Since(began).Round(time.Second)))
 			event.Runs = append(event.Runs, b.measure(bounded, &e, contender))
 		}
-		event.judge()
 		r.Events = append(r.Events, event)
 	}
+	r.fill()
 	r.Took = time.Since(began).Seconds()
 	switch {
 	case ctx.Err() != nil:
@@ -160,7 +138,7 @@ func Stampede(ctx context.Context, opts StampedeOptions) (*StampedeReport, error
 // stampedeBench has what all events share.
 type stampedeBench struct {
 	servers
-	opts   StampedeOptions
+	opts   Options
 	dir    string
 	addrs  []string
 	origin *origin
@@ -168,7 +146,7 @@ type stampedeBench struct {
 	runs   int
 }
 
-func newStampedeBench(opts StampedeOptions) (b *stampedeBench, err error) {
+func newStampedeBench(opts Options) (b *stampedeBench, err error) {
 	b = &stampedeBench{opts: opts}
 	defer func() {
 		if err != nil {
@@ -196,7 +174,7 @@ func (b *stampedeBench) close() {
 	}
 }
 
-func (b *stampedeBench) setting(r *StampedeReport) []string {
+func (b *stampedeBench) setting(r *Report) []string {
 	return []string{
 		fmt.Sprintf("%d memcacheds with one thread on loopback, %d keys of about 100 bytes by Zipf's law (s = %v).", stampedeNodes, b.opts.keys, stampedeSkew),
 		fmt.Sprintf("The origin takes %v for each call.", originDelay),

@@ -1,35 +1,11 @@
 package bench
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"strings"
 	"text/tabwriter"
-	"time"
 )
-
-// A StampedeReport is what [Stampede] measured.
-type StampedeReport struct {
-	Schema   string    `json:"schema"`
-	Scenario string    `json:"scenario"`
-	Date     time.Time `json:"date"`
-	// Took is how long it ran, in seconds.
-	Took     float64  `json:"took_seconds"`
-	Machine  Machine  `json:"machine"`
-	Versions Versions `json:"versions"`
-	Setting  []string `json:"setting"`
-	// Processes read through the cache.
-	Processes int `json:"processes"`
-	// Capacity is how many reads a second the fleet did in a closed loop, 0 if
-	// that was not measured. Rate is what the open loop offers.
-	Capacity float64 `json:"capacity_reads_per_second,omitempty"`
-	Rate     float64 `json:"offered_reads_per_second,omitempty"`
-	// Incomplete says why something is missing, empty if nothing is.
-	Incomplete string  `json:"incomplete,omitempty"`
-	Events     []Event `json:"events"`
-}
 
 // An Event is something that happens to a cache, and what each contender made
 // of it.
@@ -124,6 +100,14 @@ func (e *Event) of(contender, name string) (float64, bool) {
 	return 0, false
 }
 
+// contenders are those that had their part, in their order.
+func (e *Event) contenders() (names []string) {
+	for i := range e.Runs {
+		names = append(names, e.Runs[i].Contender)
+	}
+	return names
+}
+
 // judge sets the verdict of every row.
 func (e *Event) judge() {
 	for i := range e.Rows {
@@ -142,53 +126,6 @@ func (e *Event) judge() {
 	}
 }
 
-// WriteJSON writes the report with everything that was measured.
-func (r *StampedeReport) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", " ")
-	return e.Encode(r)
-}
-
-// Problems lists what went wrong on the way, a line each.
-func (r *StampedeReport) Problems() []string {
-	var list []string
-	if r.Incomplete != "" {
-		list = append(list, "incomplete: "+r.Incomplete)
-	}
-	for _, e := range r.Events {
-		for _, run := range e.Runs {
-			if run.Error != "" {
-				list = append(list, fmt.Sprintf("%s, %s: %s", e.Name, run.Contender, run.Error))
-			}
-		}
-	}
-	return list
-}
-
-// WriteTable prints the report for people.
-func (r *StampedeReport) WriteTable(w io.Writer) error {
-	var b strings.Builder
-	m, v := r.Machine, r.Versions
-	fmt.Fprintf(&b, "%s, %s, %s, took %v\n", r.Scenario, r.Date.Format(time.DateOnly), processes(r.Processes), seconds(r.Took).Round(time.Second))
-	fmt.Fprintf(&b, "%s, %d cores, %s, kernel %s, load %s before\n", m.CPU, m.Cores, m.OS, m.Kernel, m.Load)
-	fmt.Fprintf(&b, "ringside %s, memcached %s, %s\n", v.Ringside, v.Memcached, v.Go)
-	for _, s := range r.Setting {
-		fmt.Fprintf(&b, "%s\n", s)
-	}
-	for i := range r.Events {
-		r.Events[i].write(&b)
-	}
-	r.writeQueries(&b)
-	for i, problem := range r.Problems() {
-		if i == 0 {
-			b.WriteString("\nProblems\n")
-		}
-		fmt.Fprintf(&b, "  %s\n", oneLine(problem))
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
 func processes(n int) string {
 	if n == 1 {
 		return "1 process"
@@ -199,7 +136,7 @@ func processes(n int) string {
 // writeQueries prints what the origin had to do, in the form of "Scaling
 // Memcache at Facebook" (NSDI 2013), where leases brought the peak from 17,000
 // queries a second down to 1,300.
-func (r *StampedeReport) writeQueries(w io.Writer) {
+func (r *Report) writeQueries(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	begun := false
 	for i := range r.Events {
@@ -235,7 +172,7 @@ func (e *Event) write(w io.Writer) {
 	fmt.Fprintf(w, "\n%s: %s\n", e.Name, e.About)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "  target\tresult")
-	for _, name := range contenderNames {
+	for _, name := range e.contenders() {
 		fmt.Fprintf(t, "\t%s", name)
 	}
 	fmt.Fprintln(t, "\twhat")
@@ -245,7 +182,7 @@ func (e *Event) write(w io.Writer) {
 			result = "-"
 		}
 		fmt.Fprintf(t, "  %s\t%s", row.Target, result)
-		for _, name := range contenderNames {
+		for _, name := range e.contenders() {
 			text := "-"
 			if v, ok := e.of(name, row.Figure); ok {
 				text = eventNumber(v)

@@ -44,7 +44,7 @@ func needWorkers(t *testing.T) []string {
 // what was refreshed, is true at any size.
 func TestStampedeScenario(t *testing.T) {
 	only := []string{"invalidate", "cold", "race"} // the others take longer
-	report, err := Stampede(t.Context(), StampedeOptions{
+	report, err := Stampede(t.Context(), Options{
 		Worker: needWorkers(t), Processes: 3, Duration: stampedeDuration / 20, Only: only, Version: "test", keys: 100,
 	})
 	if errors.Is(err, realserver.ErrNotInstalled) && os.Getenv("CI") == "" {
@@ -100,24 +100,24 @@ func TestStampedeScenario(t *testing.T) {
 
 func TestStampedeOptions(t *testing.T) {
 	for name, tc := range map[string]struct {
-		opts StampedeOptions
+		opts Options
 		want string // empty for none
 	}{
-		"defaults":   {StampedeOptions{Worker: []string{"x"}}, ""},
-		"no worker":  {StampedeOptions{}, "worker"},
-		"alone":      {StampedeOptions{Worker: []string{"x"}, Processes: 1}, "processes"},
-		"too short":  {StampedeOptions{Worker: []string{"x"}, Duration: time.Second}, "duration"},
-		"no event":   {StampedeOptions{Worker: []string{"x"}, Only: []string{"nope"}}, "nope"},
-		"some event": {StampedeOptions{Worker: []string{"x"}, Only: []string{"cold"}}, ""},
+		"defaults":   {Options{Worker: []string{"x"}}, ""},
+		"no worker":  {Options{}, "worker"},
+		"alone":      {Options{Worker: []string{"x"}, Processes: 1}, "processes"},
+		"too short":  {Options{Worker: []string{"x"}, Duration: time.Second}, "duration"},
+		"no event":   {Options{Worker: []string{"x"}, Only: []string{"nope"}}, "nope"},
+		"some event": {Options{Worker: []string{"x"}, Only: []string{"cold"}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := tc.opts.Validate()
+			err := tc.opts.validateStampede()
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("%v, want %q", err, tc.want)
 			}
 		})
 	}
-	if _, err := Stampede(t.Context(), StampedeOptions{}); !errors.Is(err, ErrOptions) {
+	if _, err := Stampede(t.Context(), Options{}); !errors.Is(err, ErrOptions) {
 		t.Errorf("%v, want ErrOptions", err)
 	}
 }

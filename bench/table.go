@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +15,12 @@ import (
 func (r *Report) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	r.writeHead(&b)
+	for _, one := range r.Reports {
+		b.WriteString("\n")
+		if err := one.WriteTable(&b); err != nil {
+			return err
+		}
+	}
 	wide := false
 	for _, g := range r.Groups {
 		wide = writeGroup(&b, g) || wide
@@ -22,7 +29,14 @@ func (r *Report) WriteTable(w io.Writer) error {
 		fmt.Fprintf(&b, "\n~ The quartiles are further apart than %.0f%% of the median: only what every\n  round says counts as a result.\n", 100*TooWide)
 	}
 	r.writeContenders(&b)
+	for i := range r.Events {
+		r.Events[i].write(&b)
+	}
+	r.writeQueries(&b)
 	for i, problem := range r.Problems() {
+		if len(r.Reports) > 0 {
+			break // each has its own
+		}
 		if i == 0 {
 			b.WriteString("\nProblems\n")
 		}
@@ -48,10 +62,19 @@ func oneLine(s string) string {
 
 func (r *Report) writeHead(w io.Writer) {
 	m, v := r.Machine, r.Versions
-	fmt.Fprintf(w, "%s, %s, %d rounds, windows of %v, took %v\n", r.Scenario, r.Date.Format(time.DateOnly), r.Rounds,
-		seconds(r.WindowSeconds).Round(time.Millisecond), seconds(r.Took).Round(time.Second))
+	how := ""
+	if r.Rounds > 0 {
+		how = fmt.Sprintf(", %d rounds", r.Rounds)
+	}
+	if r.WindowSeconds > 0 {
+		how += fmt.Sprintf(", windows of %v", seconds(r.WindowSeconds).Round(time.Millisecond))
+	}
+	if r.Processes > 0 {
+		how += ", " + processes(r.Processes)
+	}
+	fmt.Fprintf(w, "%s, %s%s, took %v\n", r.Scenario, r.Date.Format(time.DateOnly), how, seconds(r.Took).Round(time.Second))
 	fmt.Fprintf(w, "%s, %d cores, %s, kernel %s, load %s before\n", m.CPU, m.Cores, m.OS, m.Kernel, m.Load)
-	fmt.Fprintf(w, "ringside %s, memcached %s, gomemcache %s, %s\n", v.Ringside, v.Memcached, v.Gomemcache, v.Go)
+	fmt.Fprintln(w, v)
 	for _, s := range r.Setting {
 		fmt.Fprintf(w, "%s\n", s)
 	}
@@ -109,40 +132,96 @@ func (row *Row) measuredString() string {
 	return s
 }
 
+// A column is a quantity in the table of contenders.
+type column struct {
+	quantity Quantity
+	head     string
+}
+
+func columns() []column {
+	return []column{
+		{Throughput, "rate"},
+		{LatencyP50, "median"},
+		{LatencyP99, "p99"},
+		{CPUPerOp, "CPU/op"},
+		{AllocsPerOp, "allocs/op"},
+		{OpsPerWrite, "per write"},
+		{BesideThroughput, "beside"},
+		{GoroutinesPerNode, "goroutines"},
+		{KiBPerNode, "KiB"},
+		{MovedByJoin, "moved, +1"},
+		{NeedlessByJoin, "needless"},
+		{MovedByLeave, "moved, -1"},
+		{NeedlessByLeave, "needless"},
+		{LargestShare, "largest"},
+		{SmallestShare, "smallest"},
+		{KeysPlaced, "keys"},
+		{LookupTime, "lookup"},
+		{BuildTime, "build"},
+		{RingMemory, "memory"},
+	}
+}
+
 // writeContenders prints every contender of every experiment.
 func (r *Report) writeContenders(w io.Writer) {
-	quantities := []Quantity{Throughput, LatencyP50, LatencyP99, CPUPerOp, AllocsPerOp, OpsPerWrite, BesideThroughput, GoroutinesPerNode, KiBPerNode}
-	heads := []string{"rate", "median", "p99", "CPU/op", "allocs/op", "per write", "beside", "goroutines", "KiB"}
 	for _, e := range r.Experiments {
 		fmt.Fprintf(w, "\n%s: %s\n", e.Name, e.About)
-		var used []int // columns that any contender has
-		for i, q := range quantities {
-			for _, c := range e.Contenders {
-				if e.Figure(c, q).Measured() {
-					used = append(used, i)
-					break
-				}
-			}
+		e.write(w)
+	}
+}
+
+// write prints the contenders with the columns that any of them has.
+func (r *Results) write(w io.Writer) {
+	var used []column
+	for _, c := range columns() {
+		if r.any(func(name string) bool { return r.Figure(name, c.quantity).Measured() }) {
+			used = append(used, c)
 		}
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	}
+	compared := r.any(func(name string) bool { return r.Ratio(name, r.Baseline, Throughput).Measured() })
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if compared {
 		fmt.Fprint(t, "  ratio\tcontender")
-		for _, i := range used {
-			fmt.Fprintf(t, "\t%s", heads[i])
-		}
-		fmt.Fprintln(t)
-		for _, c := range e.Contenders {
+	} else {
+		fmt.Fprint(t, "  contender")
+	}
+	for _, c := range used {
+		fmt.Fprintf(t, "\t%s", c.head)
+	}
+	fmt.Fprintln(t)
+	for _, name := range r.Contenders {
+		fmt.Fprint(t, "  ")
+		if compared {
 			ratio := "-"
-			if f := e.Ratio(c, e.Baseline, Throughput); f.Measured() {
+			if f := r.Ratio(name, r.Baseline, Throughput); f.Measured() {
 				ratio = f.String() + "x"
 			}
-			fmt.Fprintf(t, "  %s\t%s", ratio, c)
-			for _, i := range used {
-				fmt.Fprintf(t, "\t%s", quantityString(e.Figure(c, quantities[i]), quantities[i]))
-			}
-			fmt.Fprintln(t)
+			fmt.Fprintf(t, "%s\t", ratio)
 		}
-		t.Flush()
+		fmt.Fprint(t, name)
+		for _, c := range used {
+			fmt.Fprintf(t, "\t%s", quantityString(r.Figure(name, c.quantity), c.quantity))
+		}
+		if !r.measured(name) {
+			fmt.Fprint(t, "\tnot measured")
+		}
+		fmt.Fprintln(t)
 	}
+	t.Flush()
+}
+
+func (r *Results) any(holds func(contender string) bool) bool {
+	return slices.ContainsFunc(r.Contenders, holds)
+}
+
+// measured tells whether a contender has any figure at all.
+func (r *Results) measured(contender string) bool {
+	for _, c := range columns() {
+		if r.Figure(contender, c.quantity).Measured() {
+			return true
+		}
+	}
+	return false
 }
 
 // quantityString prints a figure's median with its unit.
@@ -168,6 +247,18 @@ func valueString(x float64, q Quantity) string {
 			return threeDigits(x/1e6) + "ms"
 		}
 		return threeDigits(x/1e3) + "us"
+	case LookupTime, BuildTime:
+		switch {
+		case x >= 1e6:
+			return threeDigits(x/1e6) + "ms"
+		case x >= 1e3:
+			return threeDigits(x/1e3) + "us"
+		}
+		return threeDigits(x) + "ns"
+	case RingMemory:
+		return threeDigits(x/1024) + "KiB"
+	case MovedByJoin, MovedByLeave, NeedlessByJoin, NeedlessByLeave:
+		return threeDigits(100*x) + "%"
 	case KiBPerNode:
 		return threeDigits(x) + "KiB"
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,62 +25,105 @@ differ too much to tell, the table says so.`,
 		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchClient(), newBenchStampede(), newBenchStampedeWorker())
+	for _, s := range bench.Scenarios() {
+		cmd.AddCommand(newScenario(s))
+	}
+	cmd.AddCommand(newBenchAll(), newBenchReport(), newBenchStampedeWorker())
 	return cmd
 }
 
 // benchFlags are those of every scenario.
 type benchFlags struct {
-	opts bench.Options
-	json string
+	opts        bench.Options
+	json, plots string
 }
 
-func (f *benchFlags) add(cmd *cobra.Command) {
+func (f *benchFlags) add(cmd *cobra.Command, duration time.Duration, rounds bool) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.json, "json", "", "write everything that was measured to this FILE")
-	flags.DurationVar(&f.opts.Duration, "duration", 0, "about how long to measure, all rounds together (default 2m30s)")
-	flags.IntVar(&f.opts.Rounds, "rounds", 0, "turns of each contender, at least 5 (default 7)")
-	flags.StringSliceVar(&f.opts.Only, "only", nil, "run only these experiments, as they are named in the table")
+	flags.StringVar(&f.plots, "plots", "", "write pictures into this DIRECTORY: SVG and PNG, light and dark")
+	flags.DurationVar(&f.opts.Duration, "duration", 0, fmt.Sprintf("about how long to measure, all together (default %v)", duration))
+	flags.StringSliceVar(&f.opts.Only, "only", nil, "run only these parts, as they are named in the output")
+	if rounds {
+		flags.IntVar(&f.opts.Rounds, "rounds", 0, "turns of each contender, at least 5")
+	}
 }
 
-// run runs a scenario and prints its report.
-func (f *benchFlags) run(cmd *cobra.Command, scenario func(bench.Options) (*bench.Report, error)) error {
-	f.complete(cmd)
-	return runBench(cmd, f.json, func() (benchReport, error) { return scenario(f.opts) })
+// newScenario makes the command of a scenario. Most have only the flags that
+// all have.
+func newScenario(s bench.Scenario) *cobra.Command {
+	var f benchFlags
+	cmd := &cobra.Command{
+		Use: s.Name, Short: s.Short, Long: s.Long,
+		Args: nArgs(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, s.Run) },
+	}
+	f.add(cmd, s.Duration, s.HasRounds)
+	switch s.Name {
+	case "client":
+		f.addProfile(cmd)
+	case "stampede":
+		f.addProcesses(cmd)
+	case "ring":
+		f.addSizes(cmd)
+	}
+	return cmd
 }
 
-// benchReport is what a scenario gives.
-type benchReport interface {
-	WriteTable(w io.Writer) error
-	WriteJSON(w io.Writer) error
+func (f *benchFlags) addProcesses(cmd *cobra.Command) {
+	cmd.Flags().IntVar(&f.opts.Processes, "processes", 0, "processes that read through the cache (default 8)")
 }
 
-// runBench runs a scenario, prints its report and keeps it in a file.
-func runBench(cmd *cobra.Command, path string, scenario func() (benchReport, error)) (err error) {
+func (f *benchFlags) addSizes(cmd *cobra.Command) {
+	cmd.Flags().IntSliceVar(&f.opts.Nodes, "nodes", nil, "sizes of the rings, 2 to 1000 nodes (default 2,5,10,50,100,1000)")
+	cmd.Flags().IntVar(&f.opts.Keys, "keys", 0, "keys to place, 1000 to 10000000 (default 1000000)")
+}
+
+// run runs a scenario, prints its report and keeps it in a file. What was
+// measured until an error is kept as well.
+func (f *benchFlags) run(cmd *cobra.Command, scenario func(context.Context, bench.Options) (*bench.Report, error)) (err error) {
+	if err := f.complete(cmd); err != nil {
+		return err
+	}
 	var out io.Writer
-	if path != "" {
+	if f.json != "" {
 		// Now, as nobody wants to hear of a typo after minutes.
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+		file, err := os.OpenFile(f.json, os.O_CREATE|os.O_WRONLY, 0o644)
 		if err != nil {
 			return err
 		}
 		out = &truncating{File: file}
 		defer func() { err = errors.Join(err, file.Close()) }()
 	}
-	report, err := scenario()
-	if err != nil {
+	if f.plots != "" {
+		if err := os.MkdirAll(f.plots, 0o755); err != nil {
+			return err
+		}
+	}
+	report, err := scenario(cmd.Context(), f.opts)
+	if report == nil {
 		return benchError(err)
 	}
-	err = report.WriteTable(cmd.OutOrStdout())
+	errs := []error{benchError(err), report.WriteTable(cmd.OutOrStdout())}
 	if out != nil {
-		err = errors.Join(err, report.WriteJSON(out))
+		errs = append(errs, report.WriteJSON(out))
 	}
-	return err
+	if f.plots != "" {
+		errs = append(errs, bench.WritePlots(report, f.plots))
+	}
+	return errors.Join(errs...)
 }
 
-func (f *benchFlags) complete(cmd *cobra.Command) {
+// complete sets the options that are not the user's.
+func (f *benchFlags) complete(cmd *cobra.Command) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	f.opts.Worker = []string{self, "bench", stampedeWorker}
 	f.opts.Version = sidecar.Version
 	f.opts.Progress = benchProgress(cmd)
+	return nil
 }
 
 // benchProgress gives the terminal for a line that says what runs, if there is
@@ -113,32 +159,46 @@ func (t *truncating) Write(b []byte) (int, error) {
 	return t.File.Write(b)
 }
 
-func newBenchClient() *cobra.Command {
+func newBenchAll() *cobra.Command {
 	var f benchFlags
-	var profile string
 	cmd := &cobra.Command{
-		Use: "client", Short: "The client library beside gomemcache and the limit of the wire",
-		Long: `Measure the client library beside gomemcache and a raw loop that shows the
-limit of the wire: throughput, latency, CPU, allocations, and what an idle
-client holds. It needs memcached in PATH and takes less than three minutes.`,
+		Use: "all", Short: "Every scenario, within 15 minutes",
+		Long: `Run every scenario, one after the other, within 15 minutes. What can not run, as
+something is not installed, is reported as not measured. --only names scenarios.`,
 		Args: nArgs(0, 0, "no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if profile == "" {
-				return f.run(cmd, func(opts bench.Options) (*bench.Report, error) { return bench.Client(cmd.Context(), opts) })
-			}
-			if f.json != "" || len(f.opts.Only) > 0 || f.opts.Rounds != 0 {
-				return usagef("--cpuprofile goes with --duration only")
-			}
-			f.complete(cmd)
-			file, err := os.Create(profile)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, file.Close()) }()
-			return benchError(bench.ClientProfile(cmd.Context(), f.opts, file, cmd.OutOrStdout()))
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.opts.Log = cmd.ErrOrStderr()
+			return f.run(cmd, bench.All)
 		},
 	}
-	f.add(cmd)
-	cmd.Flags().StringVar(&profile, "cpuprofile", "", "instead of the rounds, profile ringside at 64 goroutines for --duration (default 10s) into this FILE")
+	f.add(cmd, 14*time.Minute, true)
 	return cmd
+}
+
+// addProfile lets the client be profiled.
+func (f *benchFlags) addProfile(cmd *cobra.Command) {
+	var path string
+	cmd.Flags().StringVar(&path, "cpuprofile", "", "instead of the rounds, profile ringside at 64 goroutines for --duration (default 10s) into this FILE")
+	scenario := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if path == "" {
+			return scenario(cmd, args)
+		}
+		return f.profile(cmd, path)
+	}
+}
+
+func (f *benchFlags) profile(cmd *cobra.Command, path string) (err error) {
+	if f.json != "" || f.plots != "" || len(f.opts.Only) > 0 || f.opts.Rounds != 0 {
+		return usagef("--cpuprofile goes with --duration only")
+	}
+	if err := f.complete(cmd); err != nil {
+		return err
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return benchError(bench.ClientProfile(cmd.Context(), f.opts, file, cmd.OutOrStdout()))
 }

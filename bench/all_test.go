@@ -1,0 +1,103 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ringside-cache/ringside/internal/realserver"
+)
+
+// fakeScenario notes what it was asked for.
+func fakeScenario(name string, d time.Duration, err error, log *[]Options) Scenario {
+	return Scenario{Name: name, Duration: d, Run: func(_ context.Context, o Options) (*Report, error) {
+		*log = append(*log, o)
+		if err != nil {
+			return nil, err
+		}
+		r := testReport()
+		r.Scenario = name
+		return r, nil
+	}}
+}
+
+// What is not installed, and what fails, leaves the others as they are; each
+// has a share of the time, and nobody has more than its default.
+func TestAll(t *testing.T) {
+	var log []Options
+	var said bytes.Buffer
+	broken := errors.New("broken")
+	r, err := runAll(t.Context(), Options{Duration: 90 * time.Second, Log: &said}, []Scenario{
+		fakeScenario("first", 60*time.Second, nil, &log),
+		fakeScenario("missing", 30*time.Second, fmt.Errorf("start: %w", realserver.ErrNotInstalled), &log),
+		fakeScenario("broken", 60*time.Second, broken, &log),
+		fakeScenario("last", 30*time.Second, nil, &log),
+	})
+	if !errors.Is(err, broken) || errors.Is(err, realserver.ErrNotInstalled) {
+		t.Errorf("error %v", err)
+	}
+	var durations []time.Duration
+	for _, o := range log {
+		durations = append(durations, o.Duration)
+	}
+	// The fakes take no time, so what the first did not use is there for the
+	// others.
+	if durations[0] != 30*time.Second || durations[3] != 30*time.Second {
+		t.Errorf("durations %v", durations)
+	}
+	if len(r.Reports) != 4 || r.Reports[3].Scenario != "last" || r.Versions.Memcached != "3" {
+		t.Fatalf("reports %+v, versions %v", r.Reports, r.Versions)
+	}
+	for i, want := range []string{"", "not measured: start", "not measured: broken", ""} {
+		if got := r.Reports[i].Incomplete; !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("report %d: %q, want %q", i, got, want)
+		}
+	}
+	if !strings.Contains(said.String(), "[2/4] missing, about ") || !strings.Contains(said.String(), "left after it: broken, last\n") {
+		t.Errorf("said %q", said.String())
+	}
+	var b bytes.Buffer
+	if err := r.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadReport(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r, got, cmp.AllowUnexported(Figure{})); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := runAll(t.Context(), Options{Only: []string{"nope"}}, Scenarios()); !errors.Is(err, ErrOptions) {
+		t.Errorf("an unknown scenario: %v", err)
+	}
+}
+
+// Lists of numbers stand on a line, and nothing else changes.
+func TestNumberLists(t *testing.T) {
+	const in = "{\"a\": [\n  1,\n  -2.5e+3\n ],\n \"b\": [\n  \"1, 2\",\n  3\n ], \"c\": \"[1,  2]\"}"
+	want := strings.Replace(in, "[\n  1,\n  -2.5e+3\n ]", "[1,-2.5e+3]", 1)
+	if got := string(numberLists().ReplaceAllFunc([]byte(in), oneLineList)); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+// An exact figure needs one round, and is none if the rounds differ.
+func TestExactFigure(t *testing.T) {
+	e := rounds(MovedByJoin, map[string][]float64{"a": {0.5}, "b": {0.25}})
+	if e.Figure("a", MovedByJoin).Measured() {
+		t.Error("one round of what is not exact is a figure")
+	}
+	e.Exact = true
+	if f := e.Ratio("a", "b", MovedByJoin); f.Median() != 2 || f.spreadString() != "exact" || f.Wide() {
+		t.Errorf("%v, %s", f, f.spreadString())
+	}
+	if exactFigure([]float64{1, 2}).Measured() || exactFigure(nil).Measured() {
+		t.Error("rounds that differ, or none, are a figure")
+	}
+}
