@@ -89,14 +89,15 @@ func (o Options) scenarios(all []Scenario) ([]Scenario, error) {
 
 // partOf is what the first of the scenarios has of what is left of the time: a
 // part as large as its default is of all their defaults, and no more than that
-// default.
+// default, but at least what it needs.
 func partOf(left time.Duration, scenarios []Scenario) time.Duration {
 	var sum time.Duration
 	for _, s := range scenarios {
 		sum += s.Duration
 	}
 	first := scenarios[0].Duration
-	return max(time.Second, min(first, time.Duration(float64(left)*float64(first)/float64(sum)))).Round(time.Second)
+	part := time.Duration(float64(left) * float64(first) / float64(sum))
+	return max(scenarios[0].Least, min(first, part)).Round(time.Second)
 }
 
 // announce says what begins and what is left.

@@ -39,6 +39,10 @@ const (
 	MovedByLeave    Quantity = "moved_by_leave"
 	NeedlessByJoin  Quantity = "needless_by_join"
 	NeedlessByLeave Quantity = "needless_by_leave"
+	// JoinToIdeal and LeaveToIdeal are the first two in units of the least that
+	// has to move.
+	JoinToIdeal  Quantity = "moved_by_join_to_ideal"
+	LeaveToIdeal Quantity = "moved_by_leave_to_ideal"
 	// LargestShare and SmallestShare are the share of keys of the nodes with
 	// the most and the fewest, to the mean.
 	LargestShare  Quantity = "largest_share_to_mean"

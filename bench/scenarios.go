@@ -12,6 +12,9 @@ type Scenario struct {
 	Short, Long string
 	// Duration is the default of Options.Duration.
 	Duration time.Duration
+	// Least is the shortest Duration that it can run with under its default
+	// rounds.
+	Least time.Duration
 	// HasRounds tells whether Options.Rounds means something to it.
 	HasRounds bool
 	// Run gives ErrOptions for options that it can not run with.
@@ -21,6 +24,7 @@ type Scenario struct {
 // Scenarios are all there are, in the order in which All runs them.
 func Scenarios() []Scenario {
 	return []Scenario{
+		ringScenario(),
 		clientScenario(),
 		stampedeScenario(),
 	}
@@ -32,7 +36,7 @@ func clientScenario() Scenario {
 		Long: `Measure the client library beside gomemcache and a raw loop that shows the
 limit of the wire: throughput, latency, CPU, allocations, and what an idle
 client holds. It needs memcached in PATH and takes less than three minutes.`,
-		Duration: clientDuration, HasRounds: true, Run: Client,
+		Duration: clientDuration, Least: 60 * time.Second, HasRounds: true, Run: Client,
 	}
 }
 
@@ -44,6 +48,6 @@ expire, are invalidated, or lose their loader or their node. A fleet of real
 processes reads through real memcacheds at about 30% of its capacity: with
 ringside, with naive get-load-set, and with singleflight in each process. It
 needs memcached in PATH and takes less than four minutes.`,
-		Duration: stampedeDuration, Run: Stampede,
+		Duration: stampedeDuration, Least: stampedeDuration / 20, Run: Stampede,
 	}
 }

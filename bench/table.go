@@ -259,6 +259,8 @@ func valueString(x float64, q Quantity) string {
 		return threeDigits(x/1024) + "KiB"
 	case MovedByJoin, MovedByLeave, NeedlessByJoin, NeedlessByLeave:
 		return threeDigits(100*x) + "%"
+	case KeysPlaced:
+		return strconv.FormatFloat(x, 'f', 0, 64)
 	case KiBPerNode:
 		return threeDigits(x) + "KiB"
 	}
