@@ -39,6 +39,35 @@ const (
 	MovedByLeave    Quantity = "moved_by_leave"
 	NeedlessByJoin  Quantity = "needless_by_join"
 	NeedlessByLeave Quantity = "needless_by_leave"
+	// ReadsDone, ReadsHit, ReadsFailed and OriginCalls are counts of a
+	// timeline, in all or per step.
+	ReadsDone   Quantity = "reads"
+	ReadsHit    Quantity = "hits"
+	ReadsFailed Quantity = "failed"
+	OriginCalls Quantity = "origin_calls"
+	// OriginCallsJoin and the next seven are of the time after a server joined,
+	// after another left, and before. The low ones are of the worst step.
+	// ServedJoin is the share of the offered reads that were answered.
+	OriginCallsJoin  Quantity = "origin_calls_after_join"
+	OriginCallsLeave Quantity = "origin_calls_after_leave"
+	HitRatioBefore   Quantity = "hit_ratio_before"
+	HitRatioJoin     Quantity = "hit_ratio_after_join"
+	HitRatioJoinLow  Quantity = "hit_ratio_after_join_lowest"
+	HitRatioLeave    Quantity = "hit_ratio_after_leave"
+	HitRatioLeaveLow Quantity = "hit_ratio_after_leave_lowest"
+	ServedJoin       Quantity = "served_after_join"
+	// ServedDown and the next six are of the time in which a server is down,
+	// or after it is back. ErrorTime is from the fault to the end of the last
+	// read that failed before it was back.
+	ServedDown   Quantity = "served_while_down"
+	ServedBack   Quantity = "served_after_back"
+	FailedDown   Quantity = "failed_while_down"
+	FailedBack   Quantity = "failed_after_back"
+	ErrorTime    Quantity = "error_time_ns"
+	HitRatioDown Quantity = "hit_ratio_while_down"
+	HitRatioBack Quantity = "hit_ratio_after_back"
+	// LatencyMax is the longest of all.
+	LatencyMax Quantity = "latency_max_ns"
 	// JoinToIdeal and LeaveToIdeal are the first two in units of the least that
 	// has to move.
 	JoinToIdeal  Quantity = "moved_by_join_to_ideal"
@@ -97,7 +126,8 @@ func (s Slot) keep(q Quantity, values []float64) {
 // A Contender is one way to do an experiment's work.
 type Contender struct {
 	Name string
-	// Run takes one turn. It must end soon after ctx has.
+	// Run takes one turn. It must end soon after ctx has. Nil for a contender
+	// that is not installed: it prints as not measured.
 	Run func(ctx context.Context, slot Slot) (Sample, error)
 }
 

@@ -46,6 +46,10 @@ func newRingside(name string, cfg client.Config) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return ringsidePeer(name, c), nil
+}
+
+func ringsidePeer(name string, c *client.Client) *peer {
 	return &peer{
 		name: name,
 		get: func(ctx context.Context, key string) ([]byte, error) {
@@ -76,7 +80,7 @@ func newRingside(name string, cfg client.Config) (*peer, error) {
 			return requests, writes
 		},
 		close: c.Close,
-	}, nil
+	}
 }
 
 // newGomemcache gives gomemcache with its own selector. A timeout of 0 is its
@@ -86,6 +90,10 @@ func newGomemcache(addrs []string, timeout time.Duration) (*peer, error) {
 	if err := servers.SetServers(addrs...); err != nil {
 		return nil, err
 	}
+	return gomemcachePeer(servers, timeout), nil
+}
+
+func gomemcachePeer(servers memcache.ServerSelector, timeout time.Duration) *peer {
 	c := memcache.NewFromSelector(servers)
 	c.MaxIdleConns = manyConns
 	c.Timeout = timeout
@@ -112,7 +120,7 @@ func newGomemcache(addrs []string, timeout time.Duration) (*peer, error) {
 			return len(items), items[keys[0]].Value, nil
 		},
 		close: c.Close,
-	}, nil
+	}
 }
 
 // contender lets the peer carry a load, and notes how requests shared writes.

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"time"
-
-	"github.com/ringside-cache/ringside/internal/realserver"
 )
 
 // A Step is what a Runner is about to do.
@@ -109,6 +107,9 @@ func (r *Runner) run(ctx context.Context, e Experiment, progress func(Step)) *Re
 			if ctx.Err() != nil {
 				break
 			}
+			if c.Run == nil {
+				continue
+			}
 			progress(Step{Experiment: e.Name, Contender: c.Name, Round: i + 1, Rounds: e.rounds(r.Rounds)})
 			round.Order = append(round.Order, c.Name)
 			sample, series, err := r.turn(ctx, c, i)
@@ -147,10 +148,6 @@ func (r *Runner) turn(ctx context.Context, c Contender, round int) (Sample, map[
 		}
 		if err == nil {
 			return sample, slot.series, errors.Join(errs...)
-		}
-		// What is not installed will not be the second time either.
-		if errors.Is(err, realserver.ErrNotInstalled) {
-			return nil, nil, err
 		}
 		if errs = append(errs, err); ctx.Err() != nil {
 			break

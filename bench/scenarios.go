@@ -27,6 +27,8 @@ func Scenarios() []Scenario {
 		ringScenario(),
 		clientScenario(),
 		stampedeScenario(),
+		rebalanceScenario(),
+		failoverScenario(),
 	}
 }
 

@@ -156,6 +156,23 @@ func columns() []column {
 		{LargestShare, "largest"},
 		{SmallestShare, "smallest"},
 		{KeysPlaced, "keys"},
+		{OriginCallsJoin, "calls, join"},
+		{OriginCallsLeave, "calls, leave"},
+		{HitRatioBefore, "hits before"},
+		{HitRatioJoin, "after join"},
+		{HitRatioJoinLow, "lowest"},
+		{HitRatioLeave, "after leave"},
+		{HitRatioLeaveLow, "lowest"},
+		{ServedJoin, "served"},
+		{ReadsFailed, "failed"},
+		{LatencyMax, "longest"},
+		{ServedDown, "served, down"},
+		{FailedDown, "failed, down"},
+		{ErrorTime, "errors for"},
+		{HitRatioDown, "hits, down"},
+		{ServedBack, "served, back"},
+		{FailedBack, "failed, back"},
+		{HitRatioBack, "hits, back"},
 		{LookupTime, "lookup"},
 		{BuildTime, "build"},
 		{RingMemory, "memory"},
@@ -242,7 +259,7 @@ func valueString(x float64, q Quantity) string {
 			return threeDigits(x/1e3) + "k/s"
 		}
 		return threeDigits(x) + "/s"
-	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, CPUPerOp:
+	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, LatencyMax, ErrorTime, CPUPerOp:
 		if x >= 1e6 {
 			return threeDigits(x/1e6) + "ms"
 		}
@@ -259,7 +276,9 @@ func valueString(x float64, q Quantity) string {
 		return threeDigits(x/1024) + "KiB"
 	case MovedByJoin, MovedByLeave, NeedlessByJoin, NeedlessByLeave:
 		return threeDigits(100*x) + "%"
-	case KeysPlaced:
+	case HitRatioBefore, HitRatioJoin, HitRatioJoinLow, HitRatioLeave, HitRatioLeaveLow, ServedJoin, ServedDown, ServedBack, HitRatioDown, HitRatioBack:
+		return threeDigits(100*x) + "%"
+	case KeysPlaced, OriginCallsJoin, OriginCallsLeave, ReadsFailed, FailedDown, FailedBack:
 		return strconv.FormatFloat(x, 'f', 0, 64)
 	case KiBPerNode:
 		return threeDigits(x) + "KiB"
