@@ -46,6 +46,7 @@ func Client(ctx context.Context, opts Options) (*Report, error) {
 		Setting: []string{
 			fmt.Sprintf("memcached with one thread on loopback, %d keys of 22 bytes, values of %d bytes, closed loop.", clientKeys, clientValue),
 			fmt.Sprintf("gomemcache keeps up to %d connections; the wire limit is a raw loop: batches of %d on %d connections.", manyConns, wireBatch, wireConns),
+			fmt.Sprintf("For GetMulti it writes %d requests of %d keys to %d connections and reads the replies, on one thread for each caller.", multiNodes, multiEach, multiNodes),
 		},
 		Versions: b.versions(opts.Version),
 		Groups:   clientGroups(),
@@ -69,6 +70,7 @@ type clientBench struct {
 	wire                           wire
 	// On multiNodes of them.
 	ringsideMulti, twoConnsMulti, gomemcacheMulti *peer
+	wireMulti                                     *wireMulti
 	// On one that takes large items.
 	ringsideLarge, twoConnsLarge, gomemcacheLarge *peer
 }
@@ -115,6 +117,9 @@ func newClientBench(ctx context.Context) (b *clientBench, err error) {
 				return b, err
 			}
 		}
+	}
+	if b.wireMulti, err = newWireMulti(ctx, many, b.corpus); err != nil {
+		return b, err
 	}
 	b.wire, err = newWire(one[0], b.corpus)
 	return b, err
@@ -180,6 +185,7 @@ func (b *clientBench) multis(callers int) Experiment {
 	for _, p := range []*peer{b.ringsideMulti, b.twoConnsMulti, b.gomemcacheMulti} {
 		e.Contenders = append(e.Contenders, p.contender(p.name, b.corpus.multis(p, callers, multiKeys)))
 	}
+	e.Contenders = append(e.Contenders, b.wireMulti.contender(callers))
 	return e
 }
 

@@ -70,6 +70,14 @@ func allocRows() []Row {
 	}
 }
 
+// wireMultiRow has no floor: it tells what GetMulti's ratio could be at most.
+func wireMultiRow(callers int) Row {
+	return Row{
+		What: "share of the wire limit, GetMulti, " + plural(callers, "goroutine"), Experiment: fmt.Sprintf("multi/%d", callers),
+		Quantity: Throughput, Contender: nameRingside, Baseline: nameWire,
+	}
+}
+
 func besideRows() []Row {
 	row := func(what, experiment string, q Quantity, less bool) Row {
 		return Row{
@@ -83,6 +91,7 @@ func besideRows() []Row {
 	}
 	largeGomemcache := of(passing(nameGomemcache), row("gomemcache's small Gets while 1 MiB values pass: p99, to that without", "large", LatencyP99, true))
 	return []Row{
+		wireMultiRow(1), wireMultiRow(8),
 		row("throughput, 1 goroutine", "get/1", Throughput, false),
 		row("p99 latency, 1 goroutine", "get/1", LatencyP99, true),
 		row("median latency, 64 goroutines", "get/64", LatencyP50, true),
@@ -92,6 +101,9 @@ func besideRows() []Row {
 			What: "1 MiB values that pass", Experiment: "large", Quantity: BesideThroughput, Baseline: passing(nameGomemcache),
 		}),
 		largeGomemcache,
+		of(nameWire, row("the wire limit of GetMulti, 1 goroutine", "multi/1", Throughput, false)),
+		of(nameWire, row("the wire limit of GetMulti, 8 goroutines", "multi/8", Throughput, false)),
+		of(nameWire, row("the wire limit of Get, 64 goroutines", "get/64", Throughput, false)),
 		late("median", LateP50), late("99 %", LateP99), late("99.9 %", LateP999), late("most", LateMax),
 	}
 }

@@ -137,6 +137,31 @@ func TestSlowedClient(t *testing.T) {
 
 func cpuKnown() bool { _, ok := cpuTime(); return ok }
 
+// A client that sleeps before each Get is seen to be slower, however fast or
+// busy the machine is: eight callers that sleep 5 ms can not do more than 1,600
+// a second.
+func TestSleepyClient(t *testing.T) {
+	in := newCorpus(100, 100)
+	p, _ := node(t, in)
+	sleepy := *p
+	sleepy.get = func(ctx context.Context, key string) ([]byte, error) {
+		time.Sleep(5 * time.Millisecond)
+		return p.get(ctx, key)
+	}
+	r := Runner{Rounds: MinRounds, Warmup: 5 * time.Millisecond, Measure: 40 * time.Millisecond}
+	results, err := r.Run(t.Context(), []Experiment{{Name: "get/8", Contenders: []Contender{
+		p.contender("plain", in.gets(p, 8)), p.contender("sleepy", in.gets(&sleepy, 8)),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := Row{What: "it", Experiment: "get/8", Quantity: Throughput, Contender: "sleepy", Baseline: "plain", Floor: bound(0.9)}
+	row.fill(results[0])
+	if row.Verdict != BelowFloor || !(row.Figure.Median() < 0.5) {
+		t.Errorf("it is %q with %v of the plain one's throughput", row.Verdict, row.Figure)
+	}
+}
+
 // What is measured is checked: a wrong or missing value is no throughput.
 func TestWrongValues(t *testing.T) {
 	in := newCorpus(200, 100)

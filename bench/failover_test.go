@@ -12,7 +12,7 @@ import (
 // A real server dies and comes back: ringside ejects it, gomemcache goes on
 // failing; what is not installed is not measured, and nothing else is missing.
 func TestFailoverScenario(t *testing.T) {
-	b := &failoverBench{line: timeline{callers: 8, rate: 800, length: leastTimeline}, keys: 100}
+	b := &failoverBench{line: timeline{callers: 8, rate: 800, length: 300 * time.Millisecond}, keys: 100}
 	defer b.close()
 	addrs, err := b.start(failoverNodes)
 	if errors.Is(err, realserver.ErrNotInstalled) && os.Getenv("CI") == "" {
