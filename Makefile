@@ -20,7 +20,7 @@ SOAKOPS  ?= 10000000
 SOAKTIME ?= 30m
 
 .DELETE_ON_ERROR:
-.PHONY: help build test test-interop race lint fuzz fuzz-seeds bench soak gen gen-diff accept-contract arch check clean
+.PHONY: help build test test-interop race lint fuzz fuzz-seeds bench benchmarks soak gen gen-diff accept-contract arch check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ fuzz-seeds: ## run the committed seeds of the fuzz targets
 bench: ## run the micro-benchmarks
 	@scripts/need-memcached
 	go test -bench . -run '^$$' ./ring/... ./proto/memcached/... ./client/...
+
+benchmarks: build ## make docs/benchmarks.md, its pictures and the README's figures from docs/benchmarks.json
+	./ringside bench report --from docs/benchmarks.json --plots docs/img --out docs/benchmarks.md --readme README.md
 
 soak: ## throw faults at SOAKOPS operations of the client (10 million); fails after SOAKTIME (30m)
 	@scripts/need-memcached

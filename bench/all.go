@@ -49,7 +49,7 @@ func runAll(ctx context.Context, opts Options, all []Scenario) (*Report, error) 
 			break
 		}
 		own := opts
-		own.Only = nil
+		own.Only = opts.within(s.Name)
 		own.Duration = partOf(opts.Duration-time.Since(began), chosen[i:])
 		opts.announce(i, chosen, own.Duration)
 		one, err := s.Run(bounded, own)
@@ -71,20 +71,37 @@ func runAll(ctx context.Context, opts Options, all []Scenario) (*Report, error) 
 	return r, errors.Join(append(errs, ctx.Err())...)
 }
 
-// scenarios gives those that Only names.
+// scenarios gives those that Only names, alone or as SCENARIO/PART.
 func (o Options) scenarios(all []Scenario) ([]Scenario, error) {
 	var names []string
 	for _, s := range all {
 		names = append(names, s.Name)
 	}
 	for _, only := range o.Only {
-		if !slices.Contains(names, only) {
+		if name, _, _ := strings.Cut(only, "/"); !slices.Contains(names, name) {
 			return nil, fmt.Errorf("only: there is no scenario %q, there are %s", only, strings.Join(names, ", "))
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(s Scenario) bool {
-		return len(o.Only) > 0 && !slices.Contains(o.Only, s.Name)
+		return len(o.Only) > 0 && !slices.ContainsFunc(o.Only, func(only string) bool {
+			name, _, _ := strings.Cut(only, "/")
+			return name == s.Name
+		})
 	}), nil
+}
+
+// within gives the parts of a scenario that Only names; none for all of it.
+func (o Options) within(scenario string) (parts []string) {
+	for _, only := range o.Only {
+		name, part, cut := strings.Cut(only, "/")
+		switch {
+		case name == scenario && !cut:
+			return nil
+		case name == scenario:
+			parts = append(parts, part)
+		}
+	}
+	return parts
 }
 
 // partOf is what the first of the scenarios has of what is left of the time: a

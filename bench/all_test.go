@@ -73,6 +73,14 @@ func TestAll(t *testing.T) {
 	if diff := cmp.Diff(r, got, cmp.AllowUnexported(Figure{})); diff != "" {
 		t.Error(diff)
 	}
+	log = nil
+	some := []Scenario{fakeScenario("a", time.Second, nil, &log), fakeScenario("b", time.Second, nil, &log), fakeScenario("c", time.Second, nil, &log)}
+	if _, err := runAll(t.Context(), Options{Only: []string{"a", "a/x", "c/y/1", "c/z"}}, some); err != nil || len(log) != 2 {
+		t.Fatalf("%v, %d scenarios", err, len(log))
+	}
+	if diff := cmp.Diff([][]string{nil, {"y/1", "z"}}, [][]string{log[0].Only, log[1].Only}); diff != "" {
+		t.Error(diff)
+	}
 	if _, err := runAll(t.Context(), Options{Only: []string{"nope"}}, Scenarios()); !errors.Is(err, ErrOptions) {
 		t.Errorf("an unknown scenario: %v", err)
 	}

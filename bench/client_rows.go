@@ -8,10 +8,12 @@ import "fmt"
 func clientGroups() []Group {
 	return []Group{
 		{Title: "ringside with its defaults; a ratio (x) is to gomemcache unless the row says otherwise", Rows: append(clientRows(nameRingside), allocRows()...)},
-		{Title: "the same with 2 connections to each node", Rows: clientRows(nameTwoConns)},
+		{Title: twoConnsTitle, Rows: clientRows(nameTwoConns)},
 		{Title: "to be known beside; without a floor", Rows: besideRows()},
 	}
 }
+
+const twoConnsTitle = "the same with 2 connections to each node"
 
 func bound(x float64) *float64 { return &x }
 

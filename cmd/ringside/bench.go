@@ -164,7 +164,8 @@ func newBenchAll() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "all", Short: "Every scenario, within 15 minutes",
 		Long: `Run every scenario, one after the other, within 15 minutes. What can not run, as
-something is not installed, is reported as not measured. --only names scenarios.`,
+something is not installed, is reported as not measured. --only names scenarios,
+or parts of them as SCENARIO/PART.`,
 		Args: nArgs(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.opts.Log = cmd.ErrOrStderr()

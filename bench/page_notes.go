@@ -1,0 +1,46 @@
+package bench
+
+// notes are what bounds a row that is not as we want it, by what the row says.
+// They are shown only while it is below its floor, and a figure in them is that
+// of the report: {{figure "what the row says"}}.
+func notes() map[string]string {
+	const (
+		many = `The gain over gomemcache comes from sharing system calls between callers, and it is smaller the more of the
+machine is left: on two cores client, server and the scheduling of goroutines share what there is. The wire
+limit, which only counts bytes, is {{figure "the wire limit of Get, 64 goroutines"}} times gomemcache at 64 goroutines. In a profile of
+64 goroutines (22 November 2026) 36 % of the client's CPU was in read and write, 8 % in the runtime's futex
+calls, 17 % in handing out replies, of which 7 % was parsing. More than two cores were not measured.`
+		few = `With 8 callers and an idle core there is little to share, about 3 requests a write, and handing over the
+reader's role costs what it saves. To wait a little before a read, so that more replies come with it, would
+be paid for by the lone caller.`
+		multi = `Ten nodes are ten writes and ten reads on either client, and on two cores the ten servers' own work is most
+of the time. A raw loop that writes ten requests which were made beforehand, and counts the bytes of the
+replies, has {{figure "the wire limit of GetMulti, 1 goroutine"}} times gomemcache's throughput at one caller and {{figure "the wire limit of GetMulti, 8 goroutines"}} at
+eight{{if below "the wire limit of GetMulti, 1 goroutine" 2.0}}, so a floor of 2 is out of reach at one caller on this machine{{end}}. Ringside has {{figure "share of the wire limit, GetMulti, 1 goroutine"}} of that limit at
+one caller and {{figure "share of the wire limit, GetMulti, 8 goroutines"}} at eight.`
+		cpu = `Most of what is left is in the system calls, see the throughput.`
+	)
+	return map[string]string{
+		"throughput, 64 goroutines":                        many,
+		"throughput, 256 goroutines":                       many,
+		"throughput, 8 goroutines":                         few,
+		"share of the wire limit, 64 goroutines":           many,
+		"share of the wire limit, 256 goroutines":          many,
+		"client CPU per Get, 64 goroutines":                cpu,
+		"p99 latency, 64 goroutines":                       `It is the latency of a closed loop on two cores that are full: the spread is that of the machine.`,
+		"median latency, 1 goroutine":                      `A lone caller's Get is one write and one read on either client; what differs is some hundred nanoseconds of bookkeeping, which the spread of the machine hides.`,
+		"GetMulti of 100 keys over 10 nodes, 1 goroutine":  multi,
+		"GetMulti of 100 keys over 10 nodes, 8 goroutines": multi,
+		"small Gets while 1 MiB values pass: p99, to that without": `They share one connection with the large values, and a value of 1 MiB takes the loopback about a
+millisecond. The setting is a hard one: eight callers of small Gets while another sets and gets 1 MiB without
+a pause. Gomemcache, which has a connection for each request, is at {{figure "gomemcache's small Gets while 1 MiB values pass: p99, to that without"}} in it. A lane of its own for large
+values is not built.`,
+		"KiB for each of 100 idle nodes, after a burst": `Most of it is the node's points on the ring and its share of the lookup table; buffers are lent to busy
+connections only.`,
+		"largest share of 100 nodes, to the mean":                             `More points for each node would make it more even, and the ring larger.`,
+		"killed, ringside: reads answered while it is down, of those offered": `A server is ejected after three failures in a row, and those that meet them fail.`,
+		"invalidate: 99th percentile of the hot key's reads during a refill to that after it, median": `A few hundred reads each, on a machine of which the fleet, the servers and the origin take both cores: what
+is compared is the worst hundredth of them.`,
+		"cold: from the end of the first load until the last has the value, ms, worst round": `Waiters ask again at growing intervals; the worst of the rounds is as long as the longest of them.`,
+	}
+}
