@@ -32,7 +32,7 @@ func newFigure(rounds []float64) Figure {
 	if len(rounds) < MinRounds {
 		return Figure{}
 	}
-	return Figure{rounds: slices.Clone(rounds)}
+	return Figure{rounds: sixDigits(rounds)}
 }
 
 // exactFigure makes a figure of a count that is the same each time: one round
@@ -41,7 +41,25 @@ func exactFigure(rounds []float64) Figure {
 	if len(rounds) == 0 || slices.Min(rounds) != slices.Max(rounds) {
 		return Figure{}
 	}
-	return Figure{rounds: slices.Clone(rounds), exact: true}
+	return Figure{rounds: sixDigits(rounds), exact: true}
+}
+
+// sixDigits rounds to as many. No measurement here has more, and a file of
+// sixteen each is twice as long.
+func sixDigits(values []float64) []float64 {
+	list := make([]float64, len(values))
+	for i, v := range values {
+		list[i] = roundedTo(v, 6)
+	}
+	return list
+}
+
+func roundedTo(v float64, digits int) float64 {
+	short, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', digits, 64), 64)
+	if err != nil {
+		return v
+	}
+	return short
 }
 
 // Measured tells whether there is a figure at all. The other methods give NaN

@@ -50,8 +50,18 @@ func (p page) template(name string) *template.Template {
 		"moves":    markdownMoves,
 		"costs":    markdownCosts,
 		"date":     func(t time.Time) string { return t.Format("2 January 2006") },
+		"gib":      gibibytes,
 		"took":     func(s float64) string { return seconds(s).Round(time.Second).String() },
 	})
+}
+
+// gibibytes makes "24684096 kB" readable.
+func gibibytes(memory string) string {
+	var kb float64
+	if _, err := fmt.Sscanf(memory, "%f kB", &kb); err != nil {
+		return memory
+	}
+	return fmt.Sprintf("%.0f GiB", kb/(1<<20))
 }
 
 // scenario is a report by its name; nil where it was not run.
@@ -88,7 +98,7 @@ func (p page) figure(what string) (string, error) {
 	case !row.Figure.Measured():
 		return "(not measured)", nil
 	}
-	return fmt.Sprintf("%s (%s)", row.figureString(), row.Figure.spreadString()), nil
+	return fmt.Sprintf("%s (%s)", row.figureString(), row.spreadString()), nil
 }
 
 // below tells whether a row's figure was measured and is below a bound.
@@ -105,18 +115,40 @@ func (row *Row) figureString() string {
 	return valueString(row.Figure.Median(), row.Quantity)
 }
 
-// A shortfall is something that is not as we want it, with the note on why.
-type shortfall struct{ What, Is, Want, Note string }
+// spreadString are the quartiles with their unit, or as plain ratios.
+func (row *Row) spreadString() string {
+	if row.Baseline != "" || !row.Figure.Measured() || row.Figure.exact {
+		return row.Figure.spreadString()
+	}
+	low, high := row.Figure.Quartiles()
+	return valueString(low, row.Quantity) + "-" + valueString(high, row.Quantity)
+}
+
+// A shortfall is something that is not as we want it.
+type shortfall struct{ What, Is, Want string }
+
+// shortfalls are those with the same note on why.
+type shortfalls struct {
+	Note  string
+	Items []shortfall
+}
 
 // behind lists every row below its floor, every one on which the rounds do not
 // agree, and every event whose target was missed. Nobody chooses them.
-func (p page) behind() (list []shortfall, err error) {
+func (p page) behind() (list []shortfalls, err error) {
 	add := func(key, is, want string) {
 		note, noteErr := p.note(key)
 		if noteErr != nil {
 			err = noteErr
 		}
-		list = append(list, shortfall{key, is, want, note})
+		item := shortfall{key, is, want}
+		for i := range list {
+			if note != "" && list[i].Note == note {
+				list[i].Items = append(list[i].Items, item)
+				return
+			}
+		}
+		list = append(list, shortfalls{note, []shortfall{item}})
 	}
 	for _, r := range p.Each() {
 		for _, g := range r.Groups {
@@ -131,7 +163,7 @@ func (p page) behind() (list []shortfall, err error) {
 				if row.LessIsBetter {
 					bound = "at most "
 				}
-				is := fmt.Sprintf("%s (%s)", row.figureString(), row.Figure.spreadString())
+				is := fmt.Sprintf("%s (%s)", row.figureString(), row.spreadString())
 				if row.Verdict == Unclear {
 					is += ", the rounds do not agree"
 				}
@@ -162,7 +194,7 @@ func (p page) note(key string) (string, error) {
 	}
 	var b strings.Builder
 	err = t.Execute(&b, p)
-	return strings.ReplaceAll(b.String(), "\n", "\n  "), err // within a list
+	return b.String(), err
 }
 
 // picture is the HTML of a picture in both themes; empty where there is none.

@@ -43,7 +43,7 @@ func excerpt(p page) string {
 		if !ok || !row.Figure.Measured() {
 			continue
 		}
-		rows = append(rows, []string{one.text, row.figureString() + one.unit, row.Figure.spreadString()})
+		rows = append(rows, []string{one.text, row.figureString() + one.unit, row.spreadString()})
 	}
 	if len(rows) > 1 {
 		b.WriteString(markdownTable(rows))

@@ -26,11 +26,7 @@ func markdownRows(g Group) string {
 		if row.Baseline != "" && row.Figure.Measured() {
 			figure += "x"
 		}
-		spread := row.Figure.spreadString()
-		if row.Baseline == "" && row.Figure.Measured() && !row.Figure.exact {
-			low, high := row.Figure.Quartiles()
-			spread = valueString(low, row.Quantity) + "-" + valueString(high, row.Quantity)
-		}
+		spread := row.spreadString()
 		if row.Figure.Wide() {
 			spread = "~ " + spread
 		}

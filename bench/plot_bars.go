@@ -116,7 +116,7 @@ func (b bars) plot(what string) *plot.Plot {
 	p.X.Tick.Marker = b
 	p.X.Tick.Length = 0
 	p.Title.Padding = 4 // there are no marks
-	p.Y.Tick.Marker = thousands{}
+	p.Y.Tick.Marker = few{}
 	if b.log {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, powers{}
 	}

@@ -114,9 +114,10 @@ func (r *Results) panel(t theme, panel timePanel, contenders []string, first, la
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, powers{}
 		p.Y.Min, p.Y.Max = 0.1, math.Pow(10, math.Ceil(math.Log10(max(1, most*1.01))))
 	} else {
-		p.Y.Tick.Marker = thousands{}
+		p.Y.Tick.Marker = few{}
 	}
 	p.X.Min, p.X.Max = 0, timelineSteps*r.StepSeconds
+	p.X.Tick.Marker = few{}
 	if last {
 		p.X.Label.Text = "seconds"
 	}
@@ -136,10 +137,10 @@ func (powers) Ticks(low, high float64) (ticks []plot.Tick) {
 	return ticks
 }
 
-// thousands are few ticks with whole labels.
-type thousands struct{}
+// few are some ticks with short labels.
+type few struct{}
 
-func (thousands) Ticks(low, high float64) (ticks []plot.Tick) {
+func (few) Ticks(low, high float64) (ticks []plot.Tick) {
 	step := math.Pow(10, math.Floor(math.Log10(high/2)))
 	for _, more := range []float64{1, 2, 2.5, 5, 10} {
 		if high/(step*more) <= 5 {

@@ -147,6 +147,9 @@ func (r *Runner) turn(ctx context.Context, c Contender, round int) (Sample, map[
 			err = sample.check()
 		}
 		if err == nil {
+			for q, v := range sample {
+				sample[q] = roundedTo(v, 6)
+			}
 			return sample, slot.series, errors.Join(errs...)
 		}
 		if errs = append(errs, err); ctx.Err() != nil {

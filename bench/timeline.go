@@ -131,7 +131,7 @@ func (t timeline) keep(slot Slot, ticks []tick) {
 	}
 	for i, list := range tooks {
 		if len(list) > 0 {
-			p99s[i] = rounded(ms(durationP99(list)))
+			p99s[i] = roundedTo(ms(durationP99(list)), 3)
 		}
 	}
 	slot.keep(ReadsDone, reads)
@@ -156,9 +156,6 @@ func (t timeline) counts(moments []time.Duration) []float64 {
 	}
 	return n
 }
-
-// rounded keeps a series small in the file: three digits behind the point.
-func rounded(x float64) float64 { return float64(int64(x*1000+0.5)) / 1000 }
 
 // A stretch is what happened to the reads that began in a part of a timeline.
 type stretch struct {
