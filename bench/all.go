@@ -68,6 +68,9 @@ func runAll(ctx context.Context, opts Options, all []Scenario) (*Report, error) 
 		r.Versions.add(one.Versions)
 	}
 	r.Took = time.Since(began).Seconds()
+	if len(opts.Only) > 0 {
+		r.Incomplete = fmt.Sprintf("only %s was asked for", strings.Join(opts.Only, ", "))
+	}
 	return r, errors.Join(append(errs, ctx.Err())...)
 }
 

@@ -20,6 +20,11 @@
 // Nothing here is safe for concurrent use: two measurements at a time would
 // measure each other.
 //
+// [Scenarios] lists the scenarios, and [All] runs them one after the other. What
+// is claimed over time comes from a timeline, a load at a given rate during
+// which servers come, go, die or hang; its counts per step are kept with the
+// rounds, and [WritePlots] draws them. [WritePage] makes docs/benchmarks.md.
+//
 //	report, err := bench.Client(ctx, bench.Options{})
 //	err = report.WriteTable(os.Stdout)
 package bench

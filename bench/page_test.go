@@ -2,10 +2,13 @@ package bench
 
 import (
 	"bytes"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"text/template/parse"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // pageReport is a run of everything that measured nothing but what a test says.
@@ -122,5 +125,41 @@ func TestReplaceExcerpt(t *testing.T) {
 	}
 	if _, err := ReplaceExcerpt("no marks", pageReport(), "x"); err == nil {
 		t.Error("a text without marks")
+	}
+}
+
+// docs/benchmarks.md and the README's figures are what the committed report
+// gives; "make benchmarks" makes them.
+func TestDocsAreMade(t *testing.T) {
+	file, err := os.Open("../docs/benchmarks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	r, err := ReadReport(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page bytes.Buffer
+	if err := WritePage(r, "img", &page); err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("../docs/benchmarks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(doc), page.String()); diff != "" {
+		t.Errorf("docs/benchmarks.md is another: make benchmarks\n%s", diff)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := ReplaceExcerpt(string(readme), r, "docs/img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(readme), made); diff != "" {
+		t.Errorf("README.md has other figures: make benchmarks\n%s", diff)
 	}
 }

@@ -1,6 +1,10 @@
 package bench
 
-import "github.com/ringside-cache/ringside/ring"
+import (
+	"context"
+
+	"github.com/ringside-cache/ringside/ring"
+)
 
 // moves counts keys whose owner changes.
 type moves struct {
@@ -10,7 +14,7 @@ type moves struct {
 
 // countMoves looks n keys up before a change, with one more node, and with one
 // less.
-func countMoves(p placer, nodes, n int) (moves, error) {
+func countMoves(ctx context.Context, p placer, nodes, n int) (moves, error) {
 	m := moves{perNode: make([]int, nodes)}
 	names := nodeNames(nodes + 1)
 	// One from the middle leaves: in a list it renumbers those behind it.
@@ -31,6 +35,9 @@ func countMoves(p placer, nodes, n int) (moves, error) {
 		return m, err
 	}
 	for key := range ring.SampleKeys(n) {
+		if m.keys%(1<<16) == 0 && ctx.Err() != nil {
+			return m, ctx.Err()
+		}
 		m.keys++
 		owner := before.Lookup(key)
 		m.perNode[owner]++

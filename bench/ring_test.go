@@ -35,7 +35,7 @@ func TestJump(t *testing.T) {
 func TestCountMoves(t *testing.T) {
 	const n, keys = 7, 20000
 	for _, d := range []ring.Dialect{ring.Ketama, ring.Modulo, ring.Twemproxy} {
-		m, err := countMoves(dialectPlacer("x", d), n, keys)
+		m, err := countMoves(t.Context(), dialectPlacer("x", d), n, keys)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +98,7 @@ func TestRingScenario(t *testing.T) {
 			t.Errorf("%s: lookup %v", p.name, cost)
 		}
 	}
-	m, err := countMoves(rendezvousPlacer(), 50, 1000)
+	m, err := countMoves(t.Context(), rendezvousPlacer(), 50, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

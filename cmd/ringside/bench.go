@@ -92,7 +92,7 @@ func (f *benchFlags) run(cmd *cobra.Command, scenario func(context.Context, benc
 		if err != nil {
 			return err
 		}
-		out = &truncating{File: file}
+		out = &truncating{file: file}
 		defer func() { err = errors.Join(err, file.Close()) }()
 	}
 	if f.plots != "" {
@@ -145,18 +145,19 @@ func benchError(err error) error {
 // truncating empties its file before the first write, so that an old report
 // is not lost to a run that fails.
 type truncating struct {
-	*os.File
+	// Not embedded: its WriteString would be called past Write.
+	file  *os.File
 	begun bool
 }
 
 func (t *truncating) Write(b []byte) (int, error) {
 	if !t.begun {
-		if err := t.Truncate(0); err != nil {
+		if err := t.file.Truncate(0); err != nil {
 			return 0, err
 		}
 		t.begun = true
 	}
-	return t.File.Write(b)
+	return t.file.Write(b)
 }
 
 func newBenchAll() *cobra.Command {

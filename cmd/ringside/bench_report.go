@@ -69,7 +69,7 @@ func (f *reportFlags) page(report *bench.Report) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	return bench.WritePage(report, images, &truncating{File: file})
+	return bench.WritePage(report, images, &truncating{file: file})
 }
 
 func (f *reportFlags) excerpt(report *bench.Report) error {
