@@ -20,8 +20,8 @@ const (
 )
 
 // All runs every scenario, or those that Options.Only names, one after the
-// other, each with its part of Options.Duration (default 14 minutes). What can
-// not run, as something is not installed, says so in its report. Of a scenario
+// other, each with its part of Options.Duration (default 14 minutes), but at
+// least with what it needs. What can not run, as something is not installed, says so in its report. Of a scenario
 // that fails otherwise, and of one that ctx ends, the report is given together
 // with the error.
 func All(ctx context.Context, opts Options) (*Report, error) {
@@ -107,17 +107,22 @@ func (o Options) within(scenario string) (parts []string) {
 	return parts
 }
 
-// partOf is what the first of the scenarios has of what is left of the time: a
-// part as large as its default is of all their defaults, and no more than that
-// default, but at least what it needs.
+// partOf is what the first of the scenarios has of what is left of the time: the
+// least that it needs, and of what the least of all of them leaves a part as large
+// as it wants beyond that. It is never more than its default.
 func partOf(left time.Duration, scenarios []Scenario) time.Duration {
-	var sum time.Duration
+	var least, more time.Duration
 	for _, s := range scenarios {
-		sum += s.Duration
+		least += s.Least
+		more += s.Duration - s.Least
 	}
-	first := scenarios[0].Duration
-	part := time.Duration(float64(left) * float64(first) / float64(sum))
-	return max(scenarios[0].Least, min(first, part)).Round(time.Second)
+	first := scenarios[0]
+	spare := max(0, left-least)
+	part := first.Least
+	if more > 0 {
+		part += time.Duration(float64(spare) * float64(first.Duration-first.Least) / float64(more))
+	}
+	return min(first.Duration, part).Round(time.Second)
 }
 
 // announce says what begins and what is left.

@@ -86,6 +86,52 @@ func TestAll(t *testing.T) {
 	}
 }
 
+// Whoever needs more than its share has it at the cost of the others.
+func TestPartOf(t *testing.T) {
+	a := Scenario{Duration: 100 * time.Second}
+	b := Scenario{Duration: 200 * time.Second, Least: 100 * time.Second}
+	for _, tc := range []struct {
+		left time.Duration
+		list []Scenario
+		want time.Duration
+	}{
+		{200 * time.Second, []Scenario{a, b}, 50 * time.Second},
+		{150 * time.Second, []Scenario{b}, 150 * time.Second},
+		{150 * time.Second, []Scenario{b, a}, 125 * time.Second},
+		{10 * time.Second, []Scenario{b, a}, 100 * time.Second},
+		{10 * time.Second, []Scenario{a, b}, 0},
+		{time.Hour, []Scenario{b, a}, 200 * time.Second},
+	} {
+		if got := partOf(tc.left, tc.list); got != tc.want {
+			t.Errorf("%v left: %v, want %v", tc.left, got, tc.want)
+		}
+	}
+	// All of them fit by default, and the shortest that they can take is less.
+	var all, least time.Duration
+	for _, s := range Scenarios() {
+		all, least = all+s.Duration, least+s.Least
+		if s.Least > s.Duration || s.Least == 0 {
+			t.Errorf("%s needs %v and has %v", s.Name, s.Least, s.Duration)
+		}
+	}
+	if least > allDuration {
+		t.Errorf("the scenarios need %v together, there are %v", least, allDuration)
+	}
+	t.Logf("default %v, least %v", all, least)
+}
+
+// A scenario that could not run is a line, and no table of nothing.
+func TestNotMeasuredTable(t *testing.T) {
+	r := &Report{Scenario: "all", Date: time.Now(), Reports: []*Report{{Scenario: "failover", Incomplete: "not measured: memcached is not installed"}}}
+	var b bytes.Buffer
+	if err := r.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "\nfailover: not measured: memcached is not installed\n") || strings.Contains(b.String(), "0001") {
+		t.Errorf("got %s", b.String())
+	}
+}
+
 // Lists of numbers stand on a line, and nothing else changes.
 func TestNumberLists(t *testing.T) {
 	const in = "{\"a\": [\n  1,\n  -2.5e+3\n ],\n \"b\": [\n  \"1, 2\",\n  3\n ], \"c\": \"[1,  2]\"}"

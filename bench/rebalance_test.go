@@ -23,7 +23,7 @@ func TestRebalanceScenario(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.addrs = addrs
-	results, err := (&Runner{Rounds: MinRounds}).Run(t.Context(), []Experiment{b.experiment()})
+	results, err := (&Runner{Rounds: MinRounds + 1}).Run(t.Context(), []Experiment{b.experiment()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,10 @@ import (
 // all contenders of all experiments, then what went wrong.
 func (r *Report) WriteTable(w io.Writer) error {
 	var b strings.Builder
+	if len(r.Groups)+len(r.Experiments)+len(r.Events)+len(r.Reports) == 0 {
+		_, err := fmt.Fprintf(w, "%s: %s\n", r.Scenario, r.Incomplete)
+		return err
+	}
 	r.writeHead(&b)
 	for _, one := range r.Reports {
 		b.WriteString("\n")
