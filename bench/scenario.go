@@ -37,6 +37,9 @@ type Options struct {
 	// Worker is the command that calls StampedeWorker with its stdin and
 	// stdout, for stampede.
 	Worker []string
+	// Serve is the command that runs a sidecar when the flags of "ringside
+	// serve" are put behind it, for sidecar.
+	Serve []string
 	// Nodes are the sizes of the rings of ring, each from 2 to 1,000. Default
 	// 2, 5, 10, 50, 100 and 1,000.
 	Nodes []int

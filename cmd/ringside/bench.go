@@ -121,6 +121,7 @@ func (f *benchFlags) complete(cmd *cobra.Command) error {
 		return err
 	}
 	f.opts.Worker = []string{self, "bench", stampedeWorker}
+	f.opts.Serve = []string{self, "serve"}
 	f.opts.Version = sidecar.Version
 	f.opts.Progress = benchProgress(cmd)
 	return nil
