@@ -51,6 +51,7 @@ func (p page) template(name string) *template.Template {
 		"costs":    markdownCosts,
 		"date":     func(t time.Time) string { return t.Format("2 January 2006") },
 		"gib":      gibibytes,
+		"line":     oneLine,
 		"took":     func(s float64) string { return seconds(s).Round(time.Second).String() },
 	})
 }

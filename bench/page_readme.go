@@ -30,7 +30,8 @@ func excerpt(p page) string {
 			b.WriteString(html + "\n")
 		}
 	}
-	rows := [][]string{{"measured", "ringside", "quartiles"}}
+	rows := [][]string{{"measured", "figure", "quartiles"}}
+	wide := false
 	for _, one := range []struct{ what, text, unit string }{
 		{"throughput, 64 goroutines", "throughput with 64 goroutines, to gomemcache's", "x"},
 		{"throughput, 8 goroutines", "throughput with 8 goroutines, to gomemcache's", "x"},
@@ -43,10 +44,17 @@ func excerpt(p page) string {
 		if !ok || !row.Figure.Measured() {
 			continue
 		}
-		rows = append(rows, []string{one.text, row.figureString() + one.unit, row.spreadString()})
+		figure := row.figureString() + one.unit
+		if row.Figure.Wide() {
+			figure, wide = "~ "+figure, true
+		}
+		rows = append(rows, []string{one.text, figure, row.spreadString()})
 	}
 	if len(rows) > 1 {
 		b.WriteString(markdownTable(rows))
+	}
+	if wide {
+		b.WriteString("\n~ The rounds differ too much for the figure to say anything.\n")
 	}
 	m := p.Machine
 	fmt.Fprintf(&b, "\n%s, %d cores, %s; %s. All figures, and where we are not ahead: [benchmarks](docs/benchmarks.md).\n", m.CPU, m.Cores, m.OS, p.Date.Format("2 January 2006"))

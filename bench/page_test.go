@@ -123,6 +123,16 @@ func TestReplaceExcerpt(t *testing.T) {
 	if !strings.Contains(out, "docs/img/rebalance-dark.svg") || strings.Contains(out, "| measured |") {
 		t.Errorf("a picture is missing, or a figure of nothing is there: %s", out)
 	}
+	noisy := pageReport()
+	for _, one := range noisy.Reports {
+		if one.Scenario == "client" {
+			one.Groups[0].Rows[0].Figure = newFigure([]float64{1, 2, 6, 9, 12})
+			one.Experiments = nil
+		}
+	}
+	if out, err = ReplaceExcerpt(in, noisy, "docs/img"); err != nil || !strings.Contains(out, "| ~ 6.00x | 2.00-9.00 |") || !strings.Contains(out, "differ too much") {
+		t.Errorf("a figure that says nothing is not marked: %v, %s", err, out)
+	}
 	if _, err := ReplaceExcerpt("no marks", pageReport(), "x"); err == nil {
 		t.Error("a text without marks")
 	}
