@@ -28,6 +28,7 @@ const (
 	raceRounds = 100_000
 	// raceLimit is how long the rounds may take; for the others it is raceNaive.
 	raceLimit = 45 * time.Second
+	raceLeast = 15 * time.Second
 	raceNaive = 4 * time.Second
 	raceKills = 4
 	// In each process.
@@ -72,12 +73,14 @@ func runRace(ctx context.Context, b *stampedeBench, r *EventRun) error {
 	}
 	defer f.close()
 
-	limit := raceNaive
+	limit := b.scaled(raceNaive)
 	if r.Contender == nameRingside {
-		limit = raceLimit
+		// The rounds take a small part of that. On a starved machine those of
+		// a short run need more than their share.
+		limit = max(b.scaled(raceLimit), raceLeast)
 	}
 	spec := raceSpec{
-		Keys: keys, Until: time.Now().Add(b.scaled(limit)).UnixNano(), Rounds: uint64(b.scaled(raceRounds)),
+		Keys: keys, Until: time.Now().Add(limit).UnixNano(), Rounds: uint64(b.scaled(raceRounds)),
 		Writers: raceWriters, Readers: raceReaders,
 	}
 	began := time.Now()
