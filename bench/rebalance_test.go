@@ -13,7 +13,7 @@ import (
 // a ring is true at any length. Every row is measured, and every contender has
 // its series.
 func TestRebalanceScenario(t *testing.T) {
-	b := &rebalanceBench{line: timeline{callers: 8, rate: 2000, length: 300 * time.Millisecond}, keys: 400}
+	b := &rebalanceBench{line: timeline{callers: 8, rate: 2000, length: 240 * time.Millisecond}, keys: 400}
 	defer b.close()
 	addrs, err := b.start(rebalanceNodes + 1)
 	if errors.Is(err, realserver.ErrNotInstalled) && os.Getenv("CI") == "" {

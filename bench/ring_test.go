@@ -72,10 +72,13 @@ func TestCountMoves(t *testing.T) {
 // The claims that need no clock: modulo moves nearly everything, a consistent
 // hash only what it must; a share without enough keys is not measured.
 func TestRingScenario(t *testing.T) {
-	r, err := Ring(t.Context(), Options{Nodes: []int{20}, Keys: 3000, Rounds: MinRounds, Duration: 3 * time.Second, Version: "test"})
+	runner := Runner{Rounds: MinRounds, Warmup: time.Millisecond, Measure: 4 * time.Millisecond}
+	results, err := runner.Run(t.Context(), []Experiment{ringMoves(20, 3000), ringCost(20)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := &Report{Groups: ringGroups([]int{20}), Experiments: results}
+	r.fill()
 	for _, problem := range r.Problems() {
 		t.Error(problem)
 	}
