@@ -29,6 +29,7 @@ class ReadThrough:
 
     CALL = 2  # seconds for a call of the sidecar that does not wait
     LEASE = 10  # seconds that a load may take
+    TOLD = 2  # seconds that others are told of a load that failed or found nothing
     PATIENCE = 5  # seconds that a reader or a writer waits for a value
     LOADS = 4  # loads at a time in this process, beside those that a reader waits for and has a lease for
 
@@ -129,8 +130,9 @@ class ReadThrough:
             value = load()
         except Exception as e:
             outcome = Released.OUTCOME_NOT_FOUND if isinstance(e, NotFound) else Released.OUTCOME_FAILED
-            # Others are told for a second, so that they do not all ask the database; an old value is served on.
-            self._quietly(self.cache.Release, pb.ReleaseRequest(token=token, outcome=outcome, message=str(e)))
+            # Others are told, so that they do not all ask the database; an old value is served on.
+            release = pb.ReleaseRequest(token=token, outcome=outcome, ttl_seconds=self.TOLD, message=str(e))
+            self._quietly(self.cache.Release, release)
             raise
         reply = self._quietly(self.cache.Fill, pb.FillRequest(token=token, value=value, ttl_seconds=self.ttl))
         return value, reply is not None and reply.outcome == Filled.OUTCOME_STORED
@@ -181,7 +183,8 @@ class ReadThrough:
             with self.retrying:
                 keys = list(self.pending)
             for key in keys:
-                reply = self._quietly(self.cache.Invalidate, pb.InvalidateRequest(key=key))
+                # A grace of 0: the old value goes, and is not served until somebody has refilled it.
+                reply = self._quietly(self.cache.Invalidate, pb.InvalidateRequest(key=key, grace_seconds=0))
                 if reply is not None and not reply.owner_down:
                     with self.retrying:
                         self.pending.discard(key)
