@@ -32,9 +32,12 @@ type Config struct {
 	// "host:port" or "unix:/path" (mode 0600). Defaults 127.0.0.1:11311,
 	// 127.0.0.1:11312 and 127.0.0.1:11313. "off" turns a listener off.
 	Memcached, GRPC, Admin string
-	// AllowRemote lets the memcached and admin listeners have an address that
-	// is not loopback. gRPC stays local, as it has no TLS yet.
+	// AllowRemote lets listeners have an address that is not loopback, which
+	// other hosts can reach. Such a listener needs TLS as well.
 	AllowRemote bool
+	// TLS is how the listeners are encrypted, and who is let in. Default not
+	// at all.
+	TLS TLS
 	// MaxValueBytes is the largest value that the memcached and gRPC
 	// listeners take. Default 1 MiB, at most 1 GiB.
 	MaxValueBytes int
@@ -122,6 +125,7 @@ func (c Config) Validate() error {
 			problems = append(problems, err)
 		}
 	}
+	problems = append(problems, c.TLS.problems()...)
 	if c.MaxValueBytes < 1 || c.MaxValueBytes > 1<<30 {
 		bad("MaxValueBytes is %d, it must be between 1 and 1 GiB", c.MaxValueBytes)
 	}
@@ -162,11 +166,16 @@ func (c Config) checkListen(field, addr string) error {
 	if isLocal(addr) {
 		return nil
 	}
-	if field == "GRPC" {
-		return fmt.Errorf("GRPC: %q is not a loopback address; gRPC without TLS is served on loopback and unix sockets only", addr)
-	}
+	var missing []string
 	if !c.AllowRemote {
-		return fmt.Errorf("%s: %q is not a loopback address; anybody who reaches it can read and write the cache: AllowRemote (--allow-remote) says that this is meant", field, addr)
+		missing = append(missing, "AllowRemote (--allow-remote), which says that this is meant")
+	}
+	if !c.TLS.enabled() {
+		missing = append(missing, "TLS.CertFile (--tls-cert) and TLS.KeyFile (--tls-key)")
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s (--%s): %q is not a loopback address; anybody who reaches it can read and write the cache: it needs %s",
+			field, strings.ToLower(field), addr, strings.Join(missing, ", and "))
 	}
 	return nil
 }
@@ -174,12 +183,14 @@ func (c Config) checkListen(field, addr string) error {
 // isLocal tells whether a listener's address can be reached from this host
 // only.
 func isLocal(addr string) bool {
-	if strings.HasPrefix(addr, "unix:") || addr == Off {
+	if isUnix(addr) || addr == Off {
 		return true
 	}
 	host, _, err := net.SplitHostPort(addr)
 	return err == nil && isLoopback(host)
 }
+
+func isUnix(addr string) bool { return strings.HasPrefix(addr, "unix:") }
 
 func isLoopback(host string) bool {
 	if host == "localhost" {

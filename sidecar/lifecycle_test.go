@@ -157,7 +157,9 @@ func TestDrain(t *testing.T) {
 // is answered.
 func TestDrainUnderLoad(t *testing.T) {
 	t.Parallel()
-	s := start(t, sidecar.Config{Embedded: 3, Memcached: "on", GRPC: "on", DrainTimeout: patience})
+	s := start(t, sidecar.Config{
+		Client: client.Config{Timeout: patience / 2}, Embedded: 3, Memcached: "on", GRPC: "on", DrainTimeout: patience,
+	})
 	c := cacheOf(t, s)
 	// The drain begins while nobody is in the middle of a send.
 	var sending sync.RWMutex

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -75,6 +76,10 @@ func (m *memcachedServer) accept(nc net.Conn) {
 		nc.Close()
 	case len(m.conns) >= m.s.cfg.MaxConns:
 		m.s.metrics.connsRefused.Inc()
+		if _, secured := nc.(*tls.Conn); secured {
+			nc.Close() // a handshake is more than it gets
+			return
+		}
 		m.running.Go(func() {
 			nc.SetWriteDeadline(time.Now().Add(time.Second))
 			nc.Write([]byte("SERVER_ERROR too many connections\r\n"))
@@ -85,7 +90,9 @@ func (m *memcachedServer) accept(nc net.Conn) {
 		m.conns[nc] = c
 		m.s.metrics.conns.Inc()
 		m.running.Go(func() {
-			c.serve()
+			if m.handshake(nc) {
+				c.serve()
+			}
 			nc.Close()
 			m.s.metrics.conns.Dec()
 			m.mu.Lock()
@@ -155,8 +162,10 @@ type memcachedConn struct {
 	// they can not be written any more.
 	written int
 	failed  bool
-	// looked says that a drain has taken what was sent before it.
-	looked bool
+	// looked says that a drain has taken what was sent before it; lookEnd is
+	// when it stops to look, 0 before it begins.
+	looked  bool
+	lookEnd time.Time
 }
 
 func newMemcachedConn(m *memcachedServer, nc net.Conn) *memcachedConn {
@@ -228,6 +237,9 @@ func (c *memcachedConn) read(need int) bool {
 		if now := time.Now(); now.After(deadline) && !c.looked {
 			// It was busy until now, and what came meanwhile was sent in time.
 			deadline, last = now.Add(drainLook), true
+			if c.lookEnd.IsZero() {
+				c.lookEnd = now.Add(drainGrace)
+			}
 		}
 	}
 	c.nc.SetReadDeadline(deadline)
@@ -235,7 +247,11 @@ func (c *memcachedConn) read(need int) bool {
 	room := c.buf[len(c.buf):cap(c.buf)]
 	n, err := c.nc.Read(room)
 	c.buf = c.buf[:len(c.buf)+n]
-	c.looked = last && n < len(room)
+	if last {
+		// What TLS gives is one record, and others may be behind it.
+		_, records := c.nc.(*tls.Conn)
+		c.looked = n < len(room) && (!records || err != nil || time.Now().After(c.lookEnd))
+	}
 	return n > 0 || err == nil
 }
 

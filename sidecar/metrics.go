@@ -32,6 +32,8 @@ type metrics struct {
 	conns        prometheus.Gauge
 	connsRefused prometheus.Counter
 	badRequests  prometheus.Counter
+	// certLoads counts by result, handshakeErrors by listener.
+	certLoads, handshakeErrors *prometheus.CounterVec
 }
 
 func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
@@ -55,9 +57,30 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 			Name: "ringside_memcached_bad_requests_total", Help: "Requests that could not be parsed.",
 		}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests,
+	m.certLoads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ringside_tls_reloads_total", Help: "Times that the TLS files had changed, by whether they could be used.",
+	}, []string{"result"})
+	m.handshakeErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ringside_tls_handshake_errors_total", Help: "TLS handshakes with clients that failed.",
+	}, []string{"listener"})
+	// An alert on an increase needs the 0 before it.
+	for _, result := range []string{resultOK, resultError} {
+		m.certLoads.WithLabelValues(result)
+	}
+	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
+		m.handshakeErrors.WithLabelValues(listener)
+	}
+	m.registry.MustRegister(m.certLoads, m.handshakeErrors, m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests,
 		nodeCollector{c}, leaseCollector{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// watchCertificate shows when the certificate ends. Being scraped it also sees
+// a change of the files that no connection has come for.
+func (m *metrics) watchCertificate(k *keeper) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ringside_tls_certificate_not_after_seconds", Help: "Unix time at which the certificate that is served ends.",
+	}, func() float64 { return float64(k.identity().leaf.NotAfter.Unix()) }))
 }
 
 func (m *metrics) request(protocol, operation, result string) {

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,7 @@ type Sidecar struct {
 	broker   *stampede.Broker
 	embedded []*memnode.Node
 	metrics  *metrics
+	certs    *keeper // nil without TLS
 	started  time.Time
 	// ready is false before Run and from the begin of the drain on.
 	ready atomic.Bool
@@ -82,6 +84,13 @@ func (s *Sidecar) start() error {
 	if s.broker, err = stampede.NewBroker(s.client, s.cfg.Stampede); err != nil {
 		return err
 	}
+	s.metrics = newMetrics(s.client, s.broker)
+	if s.cfg.TLS.enabled() {
+		if s.certs, err = newKeeper(s.cfg.TLS, s.log, s.metrics); err != nil {
+			return err
+		}
+		s.metrics.watchCertificate(s.certs)
+	}
 	for _, l := range []struct{ name, addr string }{
 		{listenerMemcached, s.cfg.Memcached}, {listenerGRPC, s.cfg.GRPC}, {listenerAdmin, s.cfg.Admin},
 	} {
@@ -93,7 +102,6 @@ func (s *Sidecar) start() error {
 			return fmt.Errorf("%s listener on %s: %w", l.name, l.addr, err)
 		}
 	}
-	s.metrics = newMetrics(s.client, s.broker)
 	s.memcached = newMemcachedServer(s)
 	s.grpc = s.newGRPC()
 	s.admin = s.newAdmin()
@@ -144,6 +152,27 @@ func (s *Sidecar) Addresses() map[string]string {
 	return addrs
 }
 
+// Secured tells whether a listener, by its name in Addresses, speaks TLS.
+func (s *Sidecar) Secured(name string) bool {
+	switch name {
+	case listenerMemcached:
+		return s.cfg.TLS.covers(s.cfg.Memcached)
+	case listenerGRPC:
+		return s.cfg.TLS.covers(s.cfg.GRPC)
+	case listenerAdmin:
+		return s.cfg.TLS.covers(s.cfg.Admin)
+	}
+	return false
+}
+
+// secured puts TLS around a listener that has it.
+func (s *Sidecar) secured(name string, l net.Listener) net.Listener {
+	if !s.Secured(name) {
+		return l
+	}
+	return tls.NewListener(l, s.certs.config(name))
+}
+
 // Client gives the client that the listeners share.
 func (s *Sidecar) Client() *client.Client { return s.client }
 
@@ -168,10 +197,10 @@ func (s *Sidecar) Run(ctx context.Context) error {
 			}
 		})
 	}
-	serve(listenerMemcached, s.memcached.serve)
+	serve(listenerMemcached, func(l net.Listener) error { return s.memcached.serve(s.secured(listenerMemcached, l)) })
 	serve(listenerGRPC, func(l net.Listener) error { return s.grpc.Serve(leasingListener{l, s.broker.Gone}) })
 	serve(listenerAdmin, func(l net.Listener) error {
-		if err := s.admin.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.admin.Serve(s.secured(listenerAdmin, l)); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -188,6 +217,9 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	serving.Wait()
 	return errors.Join(err, s.close())
 }
+
+// adminGrace bounds how long a drain waits for requests of the admin listener.
+const adminGrace = time.Second
 
 func (s *Sidecar) drain() {
 	s.ready.Store(false)
@@ -211,6 +243,9 @@ func (s *Sidecar) drain() {
 		}
 	})
 	draining.Wait()
+	// Shutdown waits five seconds for a connection that has sent nothing.
+	ctx, cancel = context.WithTimeout(ctx, adminGrace)
+	defer cancel()
 	if s.admin.Shutdown(ctx) != nil {
 		s.admin.Close()
 	}

@@ -24,7 +24,7 @@ func newServe() *cobra.Command {
 		Long: `Run the sidecar until SIGTERM or SIGINT, which drain it.
 
 An ADDR is host:port, unix:/path (mode 0600) or "off". Listeners are on
-loopback unless --allow-remote says otherwise.`,
+loopback unless --allow-remote says otherwise, and then they need TLS.`,
 		Args: nArgs(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -69,7 +69,12 @@ loopback unless --allow-remote says otherwise.`,
 	flags.StringVar(&cfg.Memcached, "memcached", "127.0.0.1:11311", "ADDR of the memcached protocol")
 	flags.StringVar(&cfg.GRPC, "grpc", "127.0.0.1:11312", "ADDR of gRPC")
 	flags.StringVar(&cfg.Admin, "admin", "127.0.0.1:11313", "ADDR of the admin HTTP")
-	flags.BoolVar(&cfg.AllowRemote, "allow-remote", false, "let the memcached and admin listeners be reached from other hosts")
+	flags.BoolVar(&cfg.AllowRemote, "allow-remote", false, "let the listeners be reached from other hosts; needs TLS")
+	flags.StringVar(&cfg.TLS.CertFile, "tls-cert", "", "FILE of the listeners' certificate: they speak TLS, but for unix sockets")
+	flags.StringVar(&cfg.TLS.KeyFile, "tls-key", "", "FILE of its key")
+	flags.StringVar(&cfg.TLS.ClientCAFile, "tls-client-ca", "", "FILE of the authorities whose clients are let in (mutual TLS)")
+	flags.StringVar(&cfg.TLS.MinVersion, "tls-min-version", "1.3", "lowest version of TLS, 1.2 or 1.3")
+	flags.BoolVar(&cfg.TLS.PlainLoopback, "tls-plain-loopback", false, "listeners on loopback stay without TLS")
 	flags.IntVar(&cfg.MaxValueBytes, "max-value-bytes", 0, "largest value that is taken (default 1 MiB)")
 	flags.IntVar(&cfg.MaxConns, "max-conns", 0, "most connections of the memcached listener (default 10000)")
 	flags.IntVar(&cfg.Client.ConnsPerNode, "conns-per-node", 0, "connections to each node (default 1)")
@@ -102,13 +107,20 @@ func printStart(out io.Writer, s *sidecar.Sidecar) error {
 	addrs := s.Addresses()
 	fmt.Fprintf(out, "ringside %s serves %d nodes, dialect %s\n", st.Version, len(st.Nodes), st.Dialect)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	scheme := "http://"
+	if s.Secured("admin") {
+		scheme = "https://"
+	}
 	for _, name := range []string{"memcached", "grpc", "admin"} {
 		addr, on := addrs[name]
 		if !on {
 			continue
 		}
 		if name == "admin" && !strings.HasPrefix(addr, "unix:") {
-			addr = "http://" + addr
+			addr = scheme + addr
+		}
+		if s.Secured(name) {
+			addr += "\tTLS"
 		}
 		fmt.Fprintf(w, "  %s\t%s\n", name, addr)
 	}
@@ -119,11 +131,11 @@ func printStart(out io.Writer, s *sidecar.Sidecar) error {
 		return err
 	}
 	var try []string
-	if addr, on := addrs["memcached"]; on {
+	if addr, on := addrs["memcached"]; on && !s.Secured("memcached") {
 		try = append(try, "go run ./cmd/ringside set hello world --ttl 60 --servers "+addr, "go run ./cmd/ringside get hello --servers "+addr)
 	}
 	if addr, on := addrs["admin"]; on && !strings.HasPrefix(addr, "unix:") {
-		try = append(try, "curl http://"+addr+"/api/status")
+		try = append(try, "curl "+scheme+addr+"/api/status")
 	}
 	if len(try) > 0 {
 		_, err := fmt.Fprintf(out, "try\n  %s\n", strings.Join(try, "\n  "))
