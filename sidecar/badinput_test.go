@@ -351,6 +351,7 @@ func TestBadConfig(t *testing.T) {
 		{"gRPC for all, without TLS", sidecar.Config{Client: ok, GRPC: "0.0.0.0:0", AllowRemote: true}, []string{"GRPC", "0.0.0.0:0", "TLS"}},
 		{"MaxValueBytes", sidecar.Config{Client: ok, MaxValueBytes: 2 << 30}, []string{"MaxValueBytes is 2147483648"}},
 		{"MaxConns", sidecar.Config{Client: ok, MaxConns: -1}, []string{"MaxConns is -1"}},
+		{"IdleTimeout", sidecar.Config{Client: ok, IdleTimeout: -1}, []string{"IdleTimeout is -1ns"}},
 		{"timeouts", sidecar.Config{Client: ok, WriteTimeout: -1}, []string{"WriteTimeout"}},
 		{
 			"all at once",

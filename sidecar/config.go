@@ -44,9 +44,23 @@ type Config struct {
 	// MaxRequests bounds the gRPC requests under way, over it they fail with
 	// RESOURCE_EXHAUSTED. Default 8192. A connection may have 1,024 calls open.
 	MaxRequests int
-	// MaxConns bounds the connections of the memcached listener. Default
-	// 10000; over it a new connection is told so and closed.
+	// MaxConns bounds the connections of the memcached and the gRPC listener
+	// together. Default 10000; over it a new connection is closed, that of the
+	// memcached listener with an error. The admin listener has 64 of its own,
+	// so that one can look while all others are in use.
+	//
+	// With it memory is bounded: a connection of the memcached listener holds
+	// the part that has come of one request (MaxValueBytes and 64 KiB, or the
+	// 1 MiB of a long get) and the replies of one exchange, which is at most
+	// 256 keys and at most 256 MiB by MaxValueBytes; idle it holds 16 KiB. One
+	// of gRPC has at most 1,024 messages of MaxValueBytes.
 	MaxConns int
+	// IdleTimeout, if not 0, ends a connection of the memcached listener that
+	// has sent nothing for so long. Default 0, not at all, as in memcached:
+	// pools keep idle connections on purpose, and one that is closed just as
+	// it is used again costs a request. Other sides that are gone without a
+	// word are found by TCP keep-alive.
+	IdleTimeout time.Duration
 	// WriteTimeout is how long a client of the memcached listener may leave
 	// its replies unread. Default 30 s.
 	WriteTimeout time.Duration
@@ -146,6 +160,9 @@ func (c Config) Validate() error {
 	}
 	if c.WriteTimeout < 0 || c.RequestTimeout < 0 || c.DrainTimeout < 0 {
 		bad("WriteTimeout, RequestTimeout and DrainTimeout must be above 0")
+	}
+	if c.IdleTimeout < 0 {
+		bad("IdleTimeout is %v, it must not be below 0", c.IdleTimeout)
 	}
 	return errors.Join(problems...)
 }

@@ -19,7 +19,8 @@ type exchange struct {
 	batch    client.Batch
 	reply    memcached.Reply
 	keys     int
-	limit    int // of keys
+	limit    int // of keys, at most most
+	most     int
 	// spill writes out where it is large, and gives it back for more.
 	spill func(out []byte) []byte
 	// taken is how many keys of a retrieval, which comes in parts, are in
@@ -198,7 +199,7 @@ func (x *exchange) reset(size int) {
 	if size > exchangeBytes {
 		x.limit = max(1, min(x.limit, x.keys*exchangeBytes/size))
 	} else {
-		x.limit = min(2*x.limit, maxExchange)
+		x.limit = min(2*x.limit, x.most)
 	}
 	x.batch.Reset()
 	for i, req := range x.requests {

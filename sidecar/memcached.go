@@ -74,8 +74,8 @@ func (m *memcachedServer) accept(nc net.Conn) {
 	switch {
 	case m.draining:
 		nc.Close()
-	case len(m.conns) >= m.s.cfg.MaxConns:
-		m.s.metrics.connsRefused.Inc()
+	case !m.s.clients.take():
+		m.s.metrics.conns[listenerMemcached].refused.Inc()
 		if _, secured := nc.(*tls.Conn); secured {
 			nc.Close() // a handshake is more than it gets
 			return
@@ -88,13 +88,14 @@ func (m *memcachedServer) accept(nc net.Conn) {
 	default:
 		c := newMemcachedConn(m, nc)
 		m.conns[nc] = c
-		m.s.metrics.conns.Inc()
+		m.s.metrics.conns[listenerMemcached].open.Inc()
 		m.running.Go(func() {
 			if m.handshake(nc) {
 				c.serve()
 			}
 			nc.Close()
-			m.s.metrics.conns.Dec()
+			m.s.metrics.conns[listenerMemcached].open.Dec()
+			m.s.clients.giveBack()
 			m.mu.Lock()
 			delete(m.conns, nc)
 			m.mu.Unlock()
@@ -170,7 +171,8 @@ type memcachedConn struct {
 
 func newMemcachedConn(m *memcachedServer, nc net.Conn) *memcachedConn {
 	c := &memcachedConn{m: m, nc: nc}
-	c.run.limit, c.run.spill = firstExchange, c.spill
+	c.run.most = max(1, min(maxExchange, maxReplies/m.s.cfg.MaxValueBytes))
+	c.run.limit, c.run.spill = min(firstExchange, c.run.most), c.spill
 	return c
 }
 
@@ -189,6 +191,9 @@ const (
 	maxExchange   = 256
 	firstExchange = 64
 	exchangeBytes = 4 << 20
+	// maxReplies bounds the values of an exchange where each is as large as
+	// can be.
+	maxReplies = 256 << 20
 )
 
 func (c *memcachedConn) serve() {
@@ -228,6 +233,8 @@ func (c *memcachedConn) read(need int) bool {
 	var deadline time.Time
 	if len(c.buf) > 0 || c.pass > 0 {
 		deadline = time.Now().Add(c.m.s.cfg.RequestTimeout)
+	} else if idle := c.m.s.cfg.IdleTimeout; idle > 0 {
+		deadline = time.Now().Add(idle)
 	}
 	// Under the lock, as drain sets a deadline too and must win.
 	last := false

@@ -26,12 +26,12 @@ const (
 )
 
 type metrics struct {
-	registry     *prometheus.Registry
-	requests     *prometheus.CounterVec
-	seconds      *prometheus.HistogramVec
-	conns        prometheus.Gauge
-	connsRefused prometheus.Counter
-	badRequests  prometheus.Counter
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	// conns are by listener.
+	conns       map[string]connMetrics
+	badRequests prometheus.Counter
 	// certLoads counts by result, handshakeErrors by listener.
 	certLoads, handshakeErrors *prometheus.CounterVec
 }
@@ -47,15 +47,13 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 			Help:    "Time that a gRPC call, or the requests of a memcached connection that came together, took with the nodes.",
 			Buckets: prometheus.ExponentialBuckets(0.00005, 2, 16),
 		}, []string{"protocol"}),
-		conns: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "ringside_memcached_connections", Help: "Open connections of the memcached listener.",
-		}),
-		connsRefused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ringside_memcached_connections_refused_total", Help: "Connections over the limit.",
-		}),
 		badRequests: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ringside_memcached_bad_requests_total", Help: "Requests that could not be parsed.",
 		}),
+	}
+	m.conns = make(map[string]connMetrics)
+	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
+		m.conns[listener] = newConnMetrics(m.registry, listener)
 	}
 	m.certLoads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ringside_tls_reloads_total", Help: "Times that the TLS files had changed, by whether they could be used.",
@@ -70,7 +68,7 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
 		m.handshakeErrors.WithLabelValues(listener)
 	}
-	m.registry.MustRegister(m.certLoads, m.handshakeErrors, m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests,
+	m.registry.MustRegister(m.certLoads, m.handshakeErrors, m.requests, m.seconds, m.badRequests,
 		nodeCollector{c}, leaseCollector{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

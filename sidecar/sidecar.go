@@ -43,6 +43,9 @@ type Sidecar struct {
 	endStreams context.CancelFunc
 	admin      *http.Server
 	listeners  map[string]net.Listener
+	leasing    *leasingListener
+	// clients counts the connections of the memcached and gRPC listeners.
+	clients quota
 }
 
 // The names of the listeners, as in logs and Addresses.
@@ -61,6 +64,7 @@ func Start(cfg Config) (*Sidecar, error) {
 	}
 	s := &Sidecar{cfg: cfg.withDefaults(), started: time.Now(), listeners: map[string]net.Listener{}}
 	s.log = s.cfg.Logger
+	s.clients.most = s.cfg.MaxConns
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -101,6 +105,9 @@ func (s *Sidecar) start() error {
 			delete(s.listeners, l.name)
 			return fmt.Errorf("%s listener on %s: %w", l.name, l.addr, err)
 		}
+	}
+	if l, on := s.listeners[listenerGRPC]; on {
+		s.leasing = newLeasingListener(s.limited(listenerGRPC, l, &s.clients), s.broker.Gone)
 	}
 	s.memcached = newMemcachedServer(s)
 	s.grpc = s.newGRPC()
@@ -173,6 +180,10 @@ func (s *Sidecar) secured(name string, l net.Listener) net.Listener {
 	return tls.NewListener(l, s.certs.config(name))
 }
 
+func (s *Sidecar) limited(name string, l net.Listener, q *quota) net.Listener {
+	return &limitedListener{Listener: l, quota: q, metrics: s.metrics.conns[name]}
+}
+
 // Client gives the client that the listeners share.
 func (s *Sidecar) Client() *client.Client { return s.client }
 
@@ -198,9 +209,9 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		})
 	}
 	serve(listenerMemcached, func(l net.Listener) error { return s.memcached.serve(s.secured(listenerMemcached, l)) })
-	serve(listenerGRPC, func(l net.Listener) error { return s.grpc.Serve(leasingListener{l, s.broker.Gone}) })
+	serve(listenerGRPC, func(net.Listener) error { return s.grpc.Serve(s.leasing) })
 	serve(listenerAdmin, func(l net.Listener) error {
-		if err := s.admin.Serve(s.secured(listenerAdmin, l)); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.admin.Serve(s.secured(listenerAdmin, s.limited(listenerAdmin, l, &quota{most: maxAdminConns}))); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -236,6 +247,8 @@ func (s *Sidecar) drain() {
 			s.grpc.GracefulStop()
 			close(stopped)
 		})
+		silence := time.AfterFunc(drainGrace, s.leasing.endSilent)
+		defer silence.Stop()
 		select {
 		case <-stopped:
 		case <-ctx.Done():
