@@ -352,6 +352,7 @@ func TestBadConfig(t *testing.T) {
 		{"MaxValueBytes", sidecar.Config{Client: ok, MaxValueBytes: 2 << 30}, []string{"MaxValueBytes is 2147483648"}},
 		{"MaxConns", sidecar.Config{Client: ok, MaxConns: -1}, []string{"MaxConns is -1"}},
 		{"IdleTimeout", sidecar.Config{Client: ok, IdleTimeout: -1}, []string{"IdleTimeout is -1ns"}},
+		{"Tracing", sidecar.Config{Client: ok, Tracing: "jaeger"}, []string{`Tracing is "jaeger"`}},
 		{"timeouts", sidecar.Config{Client: ok, WriteTimeout: -1}, []string{"WriteTimeout"}},
 		{
 			"all at once",

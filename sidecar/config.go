@@ -70,6 +70,13 @@ type Config struct {
 	// DrainTimeout bounds how long Run waits for requests under way when it
 	// ends. Default 10 s.
 	DrainTimeout time.Duration
+	// Tracing is "off" or "env". With "env" spans are sent over OTLP if the
+	// standard variables of OpenTelemetry ask for it: OTEL_TRACES_EXPORTER is
+	// otlp, or OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
+	// is set; OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf, the default, or
+	// grpc; OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and the others are obeyed.
+	// Default "off": the environment is not read.
+	Tracing string
 	// Logger gets what happens to nodes and listeners, never a key. Default
 	// discards it.
 	Logger *slog.Logger
@@ -160,6 +167,9 @@ func (c Config) Validate() error {
 	}
 	if c.WriteTimeout < 0 || c.RequestTimeout < 0 || c.DrainTimeout < 0 {
 		bad("WriteTimeout, RequestTimeout and DrainTimeout must be above 0")
+	}
+	if c.Tracing != "" && c.Tracing != Off && c.Tracing != TracingEnv {
+		bad("Tracing is %q, it must be off or env", c.Tracing)
 	}
 	if c.IdleTimeout < 0 {
 		bad("IdleTimeout is %v, it must not be below 0", c.IdleTimeout)

@@ -27,6 +27,7 @@ type exchange struct {
 	// steps or answered; failed is why one of those could not be read.
 	taken  int
 	failed error
+	errors int // requests that failed
 }
 
 // A step is what one request came to.
@@ -211,6 +212,15 @@ func (x *exchange) reset(size int) {
 	x.steps, x.keys = x.steps[:0], 0
 }
 
+// operations names the requests.
+func (x *exchange) operations() []string {
+	names := make([]string, len(x.steps))
+	for i := range x.steps {
+		names[i] = x.steps[i].req.Command.String()
+	}
+	return names
+}
+
 // answer appends the reply to one request.
 func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 	before := len(out)
@@ -237,6 +247,9 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 		}
 	default:
 		out, result = appendOutcome(out, req.Command, x.batch.Err(s.first))
+	}
+	if result == resultError {
+		x.errors++
 	}
 	if !s.part {
 		m.s.metrics.request(protocolMemcached, req.Command.String(), result)

@@ -360,11 +360,16 @@ func (c *memcachedConn) flush() bool {
 	if c.run.empty() {
 		return true
 	}
+	t := c.m.s.tracer
+	span := t.exchange()
 	c.run.carryOut(c.m)
-	c.written = 0
+	c.written, c.run.errors = 0, 0
 	out := c.out
 	for i := range c.run.steps {
 		out = c.spill(c.run.answer(c.m, &c.run.steps[i], out))
+	}
+	if span != nil {
+		t.endBatch(span, &c.run.batch, c.run.operations(), c.run.errors)
 	}
 	c.out = c.write(out)
 	if cap(c.out) > keepConnBuffer {

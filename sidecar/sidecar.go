@@ -32,6 +32,7 @@ type Sidecar struct {
 	embedded []*memnode.Node
 	metrics  *metrics
 	certs    *keeper // nil without TLS
+	tracer   *tracer // nil where nothing is traced
 	started  time.Time
 	// ready is false before Run and from the begin of the drain on.
 	ready atomic.Bool
@@ -89,6 +90,11 @@ func (s *Sidecar) start() error {
 		return err
 	}
 	s.metrics = newMetrics(s.client, s.broker)
+	if s.cfg.Tracing == TracingEnv {
+		if s.tracer, err = newTracer(s.log, s.metrics); err != nil {
+			return err
+		}
+	}
 	if s.cfg.TLS.enabled() {
 		if s.certs, err = newKeeper(s.cfg.TLS, s.log, s.metrics); err != nil {
 			return err
@@ -193,7 +199,7 @@ func (s *Sidecar) Client() *client.Client { return s.client }
 //  2. the memcached and gRPC listeners accept nothing more;
 //  3. requests that have begun are answered, for DrainTimeout at most;
 //  4. what is left is cut off, the admin listener goes last;
-//  5. the client and the embedded nodes are closed.
+//  5. the client and the embedded nodes are closed, the last spans sent.
 func (s *Sidecar) Run(ctx context.Context) error {
 	failed := make(chan error, len(s.listeners))
 	var serving sync.WaitGroup
@@ -284,6 +290,7 @@ func (s *Sidecar) close() error {
 	for _, n := range s.embedded {
 		errs = append(errs, n.Close())
 	}
+	errs = append(errs, s.tracer.close())
 	return errors.Join(errs...)
 }
 

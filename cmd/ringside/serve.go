@@ -81,6 +81,7 @@ loopback unless --allow-remote says otherwise, and then they need TLS.`,
 	flags.IntVar(&cfg.Client.ConnsPerNode, "conns-per-node", 0, "connections to each node (default 1)")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "bound of the drain (default 10s)")
 	flags.StringVar(&failover, "failover", "next", "what happens to an ejected node's keys: next (a stand-in answers) or none (an error)")
+	flags.StringVar(&cfg.Tracing, "tracing", sidecar.TracingEnv, "env (OpenTelemetry's OTEL_ variables, if they are set) or off")
 	flags.StringVar(&logFormat, "log-format", "text", "text or json")
 	flags.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
