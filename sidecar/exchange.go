@@ -42,6 +42,8 @@ type step struct {
 	part bool
 	// refused is the reply to a request that could not be carried out.
 	refused string
+	// own is the key of an mg that the sidecar answers itself.
+	own []byte
 }
 
 // nextRequest gives a request to parse into. It belongs to the exchange once
@@ -83,13 +85,15 @@ func (x *exchange) add(req *memcached.Request) (complete bool) {
 	case c == memcached.MetaNoop || c >= memcached.FlushAll:
 		s.first = -1
 	case c.IsMeta():
-		s.refused = x.addMeta(req)
+		s.refused = x.addMeta(&s)
+	case isOwnKey(req.Key):
+		s.refused = ownRefusal
 	case c.HasValue():
 		s.refused = x.addStorage(req)
 	default:
 		s.refused = x.addKeyed(req)
 	}
-	if s.refused != "" {
+	if s.refused != "" || s.own != nil {
 		s.first = -1
 	}
 	x.keys = x.batch.Len()
@@ -112,6 +116,9 @@ func (x *exchange) addRetrieval(s *step) string {
 		x.taken = 0
 	}
 	for _, key := range s.keys {
+		if isOwnKey(key) {
+			continue
+		}
 		if touch {
 			x.batch.GetAndTouch(string(key), exptime)
 		} else {
@@ -164,7 +171,8 @@ func (x *exchange) addKeyed(req *memcached.Request) string {
 }
 
 // addMeta routes by the decoded key, as memcached hashes that one.
-func (x *exchange) addMeta(req *memcached.Request) string {
+func (x *exchange) addMeta(s *step) string {
+	req := s.req
 	key := string(req.Key)
 	if _, encoded := req.Flag('b'); encoded && req.Command != memcached.MetaDebug {
 		decoded, err := base64.StdEncoding.AppendDecode(nil, req.Key)
@@ -172,6 +180,13 @@ func (x *exchange) addMeta(req *memcached.Request) string {
 			return "CLIENT_ERROR error decoding key"
 		}
 		key = string(decoded)
+	}
+	if isOwnKey([]byte(key)) {
+		if req.Command != memcached.MetaGet {
+			return ownRefusal
+		}
+		s.own = []byte(key)
+		return ""
 	}
 	x.batch.Meta(key, req)
 	return ""
@@ -230,10 +245,12 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 	case s.refused != "":
 		out = appendLine(out, s.refused)
 		result = resultRefused
+	case s.own != nil:
+		out, result = m.answerOwn(s, out)
 	case s.first < 0:
 		out = m.answerHere(req, out)
 	case c.IsRetrieval():
-		out, result = x.answerRetrieval(s, out)
+		out, result = x.answerRetrieval(m, s, out)
 	case c.IsMeta():
 		out, result = x.answerMeta(s, out)
 	case c == memcached.Incr || c == memcached.Decr:
@@ -262,16 +279,28 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 
 // answerRetrieval appends the values found. Where a key could not be read, an
 // error stands in the place of END: a failure is not a miss.
-func (x *exchange) answerRetrieval(s *step, out []byte) ([]byte, string) {
+func (x *exchange) answerRetrieval(m *memcachedServer, s *step, out []byte) ([]byte, string) {
 	withCAS := s.req.Command == memcached.Gets || s.req.Command == memcached.Gats
 	result := resultMiss
-	for i, key := range s.keys {
-		value, flags, casID, ok := x.batch.Read(s.first + i)
-		if !ok {
-			if err := x.batch.Err(s.first + i); !errors.Is(err, client.ErrCacheMiss) {
-				x.failed = err
+	next := s.first
+	for _, key := range s.keys {
+		var value []byte
+		var flags uint32
+		var casID uint64
+		var ok bool
+		if isOwnKey(key) {
+			if value, ok = m.ownValue(key); !ok {
+				continue
 			}
-			continue
+		} else {
+			i := next
+			next++
+			if value, flags, casID, ok = x.batch.Read(i); !ok {
+				if err := x.batch.Err(i); !errors.Is(err, client.ErrCacheMiss) {
+					x.failed = err
+				}
+				continue
+			}
 		}
 		result = resultHit
 		x.reply.Reset()
