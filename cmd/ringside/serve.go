@@ -21,7 +21,8 @@ func newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve (--servers LIST | --embedded N)",
 		Short: "Run the sidecar: memcached protocol, gRPC and admin HTTP in front of the nodes",
-		Long: `Run the sidecar until SIGTERM or SIGINT, which drain it.
+		Long: `Run the sidecar until SIGTERM or SIGINT, which drain it. A second one ends
+it at once.
 
 An ADDR is host:port, unix:/path (mode 0600) or "off". Listeners are on
 loopback unless --allow-remote says otherwise, and then they need TLS.`,
