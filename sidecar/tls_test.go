@@ -2,7 +2,6 @@ package sidecar_test
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -19,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -132,24 +130,6 @@ func (a *authority) install(dir string, serial int64) sidecar.TLS {
 		}
 	}
 	return sidecar.TLS{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key")}
-}
-
-// A lockedBuffer is a log.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // dialTLS gives the error of the handshake. In TLS 1.3 that of a server which
@@ -333,7 +313,7 @@ func TestTLSLeaseOfALostConnection(t *testing.T) {
 // stay, and one that can not be used changes nothing.
 func TestTLSReload(t *testing.T) {
 	t.Parallel()
-	ca, dir, log := newAuthority(t), t.TempDir(), &lockedBuffer{}
+	ca, dir, log := newAuthority(t), t.TempDir(), &syncBuffer{}
 	files := ca.install(dir, 10)
 	s, _ := onNode(t, sidecar.Config{GRPC: "on", Admin: "on", TLS: files, Logger: slog.New(slog.NewJSONHandler(log, nil))})
 	trusting := &tls.Config{RootCAs: ca.pool}
