@@ -55,6 +55,12 @@ type Config struct {
 	// 256 keys and at most 256 MiB by MaxValueBytes; idle it holds 16 KiB. One
 	// of gRPC has at most 1,024 messages of MaxValueBytes.
 	MaxConns int
+	// CollapseGets has concurrent gets of one key, of connections of the
+	// memcached listener that ask for nothing else at the moment, share one
+	// request to its node. A get never joins a request that was sent before it
+	// came, so that it sees each write that had ended by then. It takes load
+	// off the node of a hot key, for up to one more round trip. Default off.
+	CollapseGets bool
 	// IdleTimeout, if not 0, ends a connection of the memcached listener that
 	// has sent nothing for so long. Default 0, not at all, as in memcached:
 	// pools keep idle connections on purpose, and one that is closed just as

@@ -28,6 +28,8 @@ type exchange struct {
 	taken  int
 	failed error
 	errors int // requests that failed
+	// shared is the result of all of its gets, where they were collapsed.
+	shared *getResult
 }
 
 // A step is what one request came to.
@@ -205,7 +207,9 @@ func (x *exchange) carryOut(m *memcachedServer) {
 	start := time.Now()
 	// The client's own timeout bounds it; life ends it when a drain is over.
 	// Errors are reported operation by operation.
-	_ = m.s.client.Do(m.life, &x.batch)
+	if !x.collapse(m) {
+		_ = m.s.client.Do(m.life, &x.batch)
+	}
 	m.s.metrics.took(protocolMemcached, time.Since(start))
 }
 
@@ -218,6 +222,7 @@ func (x *exchange) reset(size int) {
 		x.limit = min(2*x.limit, x.most)
 	}
 	x.batch.Reset()
+	x.shared = nil
 	for i, req := range x.requests {
 		if cap(req.Keys) > maxExchange { // of one very long get
 			x.requests[i] = new(memcached.Request)
@@ -293,14 +298,15 @@ func (x *exchange) answerRetrieval(m *memcachedServer, s *step, out []byte) ([]b
 				continue
 			}
 		} else {
-			i := next
+			r := x.read(next)
 			next++
-			if value, flags, casID, ok = x.batch.Read(i); !ok {
-				if err := x.batch.Err(i); !errors.Is(err, client.ErrCacheMiss) {
-					x.failed = err
+			if !r.found {
+				if r.failed() {
+					x.failed = r.err
 				}
 				continue
 			}
+			value, flags, casID = r.value, r.flags, r.casID
 		}
 		result = resultHit
 		x.reply.Reset()

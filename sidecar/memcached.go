@@ -22,6 +22,8 @@ type memcachedServer struct {
 	life context.Context
 	cut  context.CancelFunc
 
+	collapser collapser
+
 	// mu guards the fields below.
 	mu       sync.Mutex
 	conns    map[net.Conn]*memcachedConn
@@ -32,7 +34,7 @@ type memcachedServer struct {
 }
 
 func newMemcachedServer(s *Sidecar) *memcachedServer {
-	m := &memcachedServer{s: s, conns: make(map[net.Conn]*memcachedConn)}
+	m := &memcachedServer{s: s, conns: make(map[net.Conn]*memcachedConn), collapser: collapser{busy: make(map[string]*sharedGet)}}
 	m.life, m.cut = context.WithCancel(context.Background())
 	return m
 }

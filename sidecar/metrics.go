@@ -32,6 +32,7 @@ type metrics struct {
 	// conns are by listener.
 	conns       map[string]connMetrics
 	badRequests prometheus.Counter
+	collapsed   prometheus.Counter
 	// certLoads counts by result, handshakeErrors by listener.
 	certLoads, handshakeErrors *prometheus.CounterVec
 }
@@ -51,6 +52,9 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 			Name: "ringside_memcached_bad_requests_total", Help: "Requests that could not be parsed.",
 		}),
 	}
+	m.collapsed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "ringside_memcached_collapsed_gets_total", Help: "Exchanges that were answered by another connection's request for the same key.",
+	})
 	m.conns = make(map[string]connMetrics)
 	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
 		m.conns[listener] = newConnMetrics(m.registry, listener)
@@ -68,7 +72,7 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
 		m.handshakeErrors.WithLabelValues(listener)
 	}
-	m.registry.MustRegister(m.certLoads, m.handshakeErrors, m.requests, m.seconds, m.badRequests,
+	m.registry.MustRegister(m.collapsed, m.certLoads, m.handshakeErrors, m.requests, m.seconds, m.badRequests,
 		nodeCollector{c}, leaseCollector{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

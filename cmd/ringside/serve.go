@@ -78,6 +78,7 @@ loopback unless --allow-remote says otherwise, and then they need TLS.`,
 	flags.BoolVar(&cfg.TLS.PlainLoopback, "tls-plain-loopback", false, "listeners on loopback stay without TLS")
 	flags.IntVar(&cfg.MaxValueBytes, "max-value-bytes", 0, "largest value that is taken (default 1 MiB)")
 	flags.IntVar(&cfg.MaxConns, "max-conns", 0, "most connections of the memcached and gRPC listeners together (default 10000)")
+	flags.BoolVar(&cfg.CollapseGets, "collapse-gets", false, "concurrent gets of one key share a request to its node")
 	flags.DurationVar(&cfg.IdleTimeout, "idle-timeout", 0, "end a memcached connection that has sent nothing for so long (default never)")
 	flags.IntVar(&cfg.Client.ConnsPerNode, "conns-per-node", 0, "connections to each node (default 1)")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "bound of the drain (default 10s)")
