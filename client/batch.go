@@ -446,6 +446,15 @@ func (b *Batch) Reply(i int) (*memcached.Reply, error) {
 // Key gives back the key of an operation.
 func (b *Batch) Key(i int) string { return b.ops[i].key }
 
+// Node is the name of the node that an operation was sent to, after Do; empty
+// where it was sent to none.
+func (b *Batch) Node(i int) string {
+	if n := b.nodes[i]; n != nil {
+		return n.Name
+	}
+	return ""
+}
+
 // GetMulti reads many keys, one round trip to each node. It returns those
 // that are there; with failures, what was found and a *MultiError that lists
 // the keys which could not be read.

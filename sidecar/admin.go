@@ -2,8 +2,11 @@ package sidecar
 
 import (
 	"encoding/json"
+	"errors"
+	"log"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -85,7 +88,39 @@ func (s *Sidecar) newAdmin() *http.Server {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	return &http.Server{
+		Handler: s.withCertificate(mux), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: log.New(adminLog{s}, "", 0),
+	}
+}
+
+// withCertificate lets in who has shown a certificate, where ClientCAFile asks
+// for one. Only the probes are for everybody, and have nothing in them.
+func (s *Sidecar) withCertificate(next http.Handler) http.Handler {
+	if s.cfg.TLS.ClientCAFile == "" || !s.Secured(listenerAdmin) {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		probe := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"
+		if !probe && (r.TLS == nil || len(r.TLS.VerifiedChains) == 0) {
+			http.Error(w, "a client certificate is needed", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// adminLog is what net/http has to say, which else goes to stderr.
+type adminLog struct{ s *Sidecar }
+
+func (l adminLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	if strings.Contains(text, "TLS handshake error") {
+		l.s.handshakeFailed(listenerAdmin, nil, errors.New(text))
+	} else {
+		l.s.log.Warn("admin", "err", text)
+	}
+	return len(line), nil
 }
 
 func (s *Sidecar) explain(w http.ResponseWriter, r *http.Request) {

@@ -348,9 +348,11 @@ func TestBadConfig(t *testing.T) {
 		{"memcached for all, in short", sidecar.Config{Client: ok, Memcached: ":0"}, []string{"Memcached", "AllowRemote"}},
 		{"admin for all", sidecar.Config{Client: ok, Admin: "[::]:0"}, []string{"Admin", "[::]:0", "AllowRemote"}},
 		{"a name that is not localhost", sidecar.Config{Client: ok, Memcached: "example.com:1"}, []string{"Memcached", "example.com:1", "AllowRemote"}},
-		{"gRPC for all, even if allowed", sidecar.Config{Client: ok, GRPC: "0.0.0.0:0", AllowRemote: true}, []string{"GRPC", "0.0.0.0:0", "TLS"}},
+		{"gRPC for all, without TLS", sidecar.Config{Client: ok, GRPC: "0.0.0.0:0", AllowRemote: true}, []string{"GRPC", "0.0.0.0:0", "TLS"}},
 		{"MaxValueBytes", sidecar.Config{Client: ok, MaxValueBytes: 2 << 30}, []string{"MaxValueBytes is 2147483648"}},
 		{"MaxConns", sidecar.Config{Client: ok, MaxConns: -1}, []string{"MaxConns is -1"}},
+		{"IdleTimeout", sidecar.Config{Client: ok, IdleTimeout: -1}, []string{"IdleTimeout is -1ns"}},
+		{"Tracing", sidecar.Config{Client: ok, Tracing: "jaeger"}, []string{`Tracing is "jaeger"`}},
 		{"timeouts", sidecar.Config{Client: ok, WriteTimeout: -1}, []string{"WriteTimeout"}},
 		{
 			"all at once",
@@ -373,12 +375,4 @@ func TestBadConfig(t *testing.T) {
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 		t.Errorf("Start left %v behind", entries)
 	}
-}
-
-// TestRemoteAddresses: they are served when that is meant.
-func TestRemoteAddresses(t *testing.T) {
-	t.Parallel()
-	s := start(t, sidecar.Config{Embedded: 1, Memcached: "0.0.0.0:0", Admin: "0.0.0.0:0", AllowRemote: true})
-	_, port, _ := net.SplitHostPort(s.addr("memcached"))
-	dial(t, "127.0.0.1:"+port).want("get a\r\n", "END\r\n")
 }

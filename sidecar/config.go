@@ -40,18 +40,41 @@ type Config struct {
 	// "host:port" or "unix:/path" (mode 0600). Defaults 127.0.0.1:11311,
 	// 127.0.0.1:11312 and 127.0.0.1:11313. "off" turns a listener off.
 	Memcached, GRPC, Admin string
-	// AllowRemote lets the memcached and admin listeners have an address that
-	// is not loopback. gRPC stays local, as it has no TLS yet.
+	// AllowRemote lets listeners have an address that is not loopback, which
+	// other hosts can reach. Such a listener needs TLS as well.
 	AllowRemote bool
+	// TLS is how the listeners are encrypted, and who is let in. Default not
+	// at all.
+	TLS TLS
 	// MaxValueBytes is the largest value that the memcached and gRPC
 	// listeners take. Default 1 MiB, at most 1 GiB.
 	MaxValueBytes int
 	// MaxRequests bounds the gRPC requests under way, over it they fail with
 	// RESOURCE_EXHAUSTED. Default 8192. A connection may have 1,024 calls open.
 	MaxRequests int
-	// MaxConns bounds the connections of the memcached listener. Default
-	// 10000; over it a new connection is told so and closed.
+	// MaxConns bounds the connections of the memcached and the gRPC listener
+	// together. Default 10000; over it a new connection is closed, that of the
+	// memcached listener with an error. The admin listener has 64 of its own,
+	// so that one can look while all others are in use.
+	//
+	// With it memory is bounded: a connection of the memcached listener holds
+	// the part that has come of one request (MaxValueBytes and 64 KiB, or the
+	// 1 MiB of a long get) and the replies of one exchange, which is at most
+	// 256 keys and at most 256 MiB by MaxValueBytes; idle it holds 16 KiB. One
+	// of gRPC has at most 1,024 messages of MaxValueBytes.
 	MaxConns int
+	// CollapseGets has concurrent gets of one key, of connections of the
+	// memcached listener that ask for nothing else at the moment, share one
+	// request to its node. A get never joins a request that was sent before it
+	// came, so that it sees each write that had ended by then. It takes load
+	// off the node of a hot key, for up to one more round trip. Default off.
+	CollapseGets bool
+	// IdleTimeout, if not 0, ends a connection of the memcached listener that
+	// has sent nothing for so long. Default 0, not at all, as in memcached:
+	// pools keep idle connections on purpose, and one that is closed just as
+	// it is used again costs a request. Other sides that are gone without a
+	// word are found by TCP keep-alive.
+	IdleTimeout time.Duration
 	// WriteTimeout is how long a client of the memcached listener may leave
 	// its replies unread. Default 30 s.
 	WriteTimeout time.Duration
@@ -64,6 +87,13 @@ type Config struct {
 	// Level, if not nil, is set to the level that Apply is given. It is for
 	// the Logger's handler.
 	Level *slog.LevelVar
+	// Tracing is "off" or "env". With "env" spans are sent over OTLP if the
+	// standard variables of OpenTelemetry ask for it: OTEL_TRACES_EXPORTER is
+	// otlp, or OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
+	// is set; OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf, the default, or
+	// grpc; OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and the others are obeyed.
+	// Default "off": the environment is not read.
+	Tracing string
 	// Logger gets what happens to nodes and listeners, never a key. Default
 	// discards it.
 	Logger *slog.Logger
@@ -206,6 +236,7 @@ func (c Config) Validate() error {
 	} else if !t.Enabled && t != (NodeTLS{}) {
 		bad("NodeTLS.Enabled is false, but its other fields are given")
 	}
+	problems = append(problems, c.TLS.problems()...)
 	if c.MaxValueBytes < 1 || c.MaxValueBytes > 1<<30 {
 		bad("MaxValueBytes is %d, it must be between 1 and 1 GiB", c.MaxValueBytes)
 	}
@@ -232,6 +263,12 @@ func (c Config) Validate() error {
 			bad("%s is %v, it must be above 0", d.field, d.v)
 		}
 	}
+	if c.Tracing != "" && c.Tracing != Off && c.Tracing != TracingEnv {
+		bad("Tracing is %q, it must be off or env", c.Tracing)
+	}
+	if c.IdleTimeout < 0 {
+		bad("IdleTimeout is %v, it must not be below 0", c.IdleTimeout)
+	}
 	return errors.Join(problems...)
 }
 
@@ -251,11 +288,16 @@ func (c Config) checkListen(field, addr string) error {
 	if isLocal(addr) {
 		return nil
 	}
-	if field == "GRPC" {
-		return fmt.Errorf("GRPC: %q is not a loopback address; gRPC without TLS is served on loopback and unix sockets only", addr)
-	}
+	var missing []string
 	if !c.AllowRemote {
-		return fmt.Errorf("%s: %q is not a loopback address; anybody who reaches it can read and write the cache: AllowRemote (--allow-remote) says that this is meant", field, addr)
+		missing = append(missing, "AllowRemote (--allow-remote), which says that this is meant")
+	}
+	if !c.TLS.enabled() {
+		missing = append(missing, "TLS.CertFile (--tls-cert) and TLS.KeyFile (--tls-key)")
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s: %q is not a loopback address; anybody who reaches it can read and write the cache: it needs %s",
+			field, addr, strings.Join(missing, ", and "))
 	}
 	return nil
 }
@@ -263,12 +305,14 @@ func (c Config) checkListen(field, addr string) error {
 // isLocal tells whether a listener's address can be reached from this host
 // only.
 func isLocal(addr string) bool {
-	if strings.HasPrefix(addr, "unix:") || addr == Off {
+	if isUnix(addr) || addr == Off {
 		return true
 	}
 	host, _, err := net.SplitHostPort(addr)
 	return err == nil && isLoopback(host)
 }
+
+func isUnix(addr string) bool { return strings.HasPrefix(addr, "unix:") }
 
 func isLoopback(host string) bool {
 	if host == "localhost" {

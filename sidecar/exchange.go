@@ -19,13 +19,17 @@ type exchange struct {
 	batch    client.Batch
 	reply    memcached.Reply
 	keys     int
-	limit    int // of keys
+	limit    int // of keys, at most most
+	most     int
 	// spill writes out where it is large, and gives it back for more.
 	spill func(out []byte) []byte
 	// taken is how many keys of a retrieval, which comes in parts, are in
 	// steps or answered; failed is why one of those could not be read.
 	taken  int
 	failed error
+	errors int // requests that failed
+	// shared is the result of all of its gets, where they were collapsed.
+	shared *getResult
 }
 
 // A step is what one request came to.
@@ -40,6 +44,8 @@ type step struct {
 	part bool
 	// refused is the reply to a request that could not be carried out.
 	refused string
+	// own is the key of an mg that the sidecar answers itself.
+	own []byte
 }
 
 // nextRequest gives a request to parse into. It belongs to the exchange once
@@ -81,13 +87,15 @@ func (x *exchange) add(req *memcached.Request) (complete bool) {
 	case c == memcached.MetaNoop || c >= memcached.FlushAll:
 		s.first = -1
 	case c.IsMeta():
-		s.refused = x.addMeta(req)
+		s.refused = x.addMeta(&s)
+	case isOwnKey(req.Key):
+		s.refused = ownRefusal
 	case c.HasValue():
 		s.refused = x.addStorage(req)
 	default:
 		s.refused = x.addKeyed(req)
 	}
-	if s.refused != "" {
+	if s.refused != "" || s.own != nil {
 		s.first = -1
 	}
 	x.keys = x.batch.Len()
@@ -110,6 +118,9 @@ func (x *exchange) addRetrieval(s *step) string {
 		x.taken = 0
 	}
 	for _, key := range s.keys {
+		if isOwnKey(key) {
+			continue
+		}
 		if touch {
 			x.batch.GetAndTouch(string(key), exptime)
 		} else {
@@ -162,7 +173,8 @@ func (x *exchange) addKeyed(req *memcached.Request) string {
 }
 
 // addMeta routes by the decoded key, as memcached hashes that one.
-func (x *exchange) addMeta(req *memcached.Request) string {
+func (x *exchange) addMeta(s *step) string {
+	req := s.req
 	key := string(req.Key)
 	if _, encoded := req.Flag('b'); encoded && req.Command != memcached.MetaDebug {
 		decoded, err := base64.StdEncoding.AppendDecode(nil, req.Key)
@@ -170,6 +182,13 @@ func (x *exchange) addMeta(req *memcached.Request) string {
 			return "CLIENT_ERROR error decoding key"
 		}
 		key = string(decoded)
+	}
+	if isOwnKey([]byte(key)) {
+		if req.Command != memcached.MetaGet {
+			return ownRefusal
+		}
+		s.own = []byte(key)
+		return ""
 	}
 	x.batch.Meta(key, req)
 	return ""
@@ -188,7 +207,9 @@ func (x *exchange) carryOut(m *memcachedServer) {
 	start := time.Now()
 	// The client's own timeout bounds it; life ends it when a drain is over.
 	// Errors are reported operation by operation.
-	_ = m.s.client.Do(m.life, &x.batch)
+	if !x.collapse(m) {
+		_ = m.s.client.Do(m.life, &x.batch)
+	}
 	m.s.metrics.took(protocolMemcached, time.Since(start))
 }
 
@@ -198,9 +219,10 @@ func (x *exchange) reset(size int) {
 	if size > exchangeBytes {
 		x.limit = max(1, min(x.limit, x.keys*exchangeBytes/size))
 	} else {
-		x.limit = min(2*x.limit, maxExchange)
+		x.limit = min(2*x.limit, x.most)
 	}
 	x.batch.Reset()
+	x.shared = nil
 	for i, req := range x.requests {
 		if cap(req.Keys) > maxExchange { // of one very long get
 			x.requests[i] = new(memcached.Request)
@@ -208,6 +230,15 @@ func (x *exchange) reset(size int) {
 	}
 	clear(x.steps)
 	x.steps, x.keys = x.steps[:0], 0
+}
+
+// operations names the requests.
+func (x *exchange) operations() []string {
+	names := make([]string, len(x.steps))
+	for i := range x.steps {
+		names[i] = x.steps[i].req.Command.String()
+	}
+	return names
 }
 
 // answer appends the reply to one request.
@@ -219,10 +250,12 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 	case s.refused != "":
 		out = appendLine(out, s.refused)
 		result = resultRefused
+	case s.own != nil:
+		out, result = m.answerOwn(s, out)
 	case s.first < 0:
 		out = m.answerHere(req, out)
 	case c.IsRetrieval():
-		out, result = x.answerRetrieval(s, out)
+		out, result = x.answerRetrieval(m, s, out)
 	case c.IsMeta():
 		out, result = x.answerMeta(s, out)
 	case c == memcached.Incr || c == memcached.Decr:
@@ -237,6 +270,9 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 	default:
 		out, result = appendOutcome(out, req.Command, x.batch.Err(s.first))
 	}
+	if result == resultError {
+		x.errors++
+	}
 	if !s.part {
 		m.s.metrics.request(protocolMemcached, req.Command.String(), result)
 	}
@@ -248,16 +284,29 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 
 // answerRetrieval appends the values found. Where a key could not be read, an
 // error stands in the place of END: a failure is not a miss.
-func (x *exchange) answerRetrieval(s *step, out []byte) ([]byte, string) {
+func (x *exchange) answerRetrieval(m *memcachedServer, s *step, out []byte) ([]byte, string) {
 	withCAS := s.req.Command == memcached.Gets || s.req.Command == memcached.Gats
 	result := resultMiss
-	for i, key := range s.keys {
-		value, flags, casID, ok := x.batch.Read(s.first + i)
-		if !ok {
-			if err := x.batch.Err(s.first + i); !errors.Is(err, client.ErrCacheMiss) {
-				x.failed = err
+	next := s.first
+	for _, key := range s.keys {
+		var value []byte
+		var flags uint32
+		var casID uint64
+		var ok bool
+		if isOwnKey(key) {
+			if value, ok = m.ownValue(key); !ok {
+				continue
 			}
-			continue
+		} else {
+			r := x.read(next)
+			next++
+			if !r.found {
+				if r.failed() {
+					x.failed = r.err
+				}
+				continue
+			}
+			value, flags, casID = r.value, r.flags, r.casID
 		}
 		result = resultHit
 		x.reply.Reset()

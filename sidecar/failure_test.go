@@ -51,7 +51,9 @@ func startPair(t *testing.T, cfg sidecar.Config) *pair {
 	if cfg.Client.Timeout == 0 {
 		cfg.Client.Timeout = patience / 2
 	}
-	cfg.Logger = slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	p.running = start(t, cfg)
 	return p
 }

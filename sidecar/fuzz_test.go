@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ringside-cache/ringside/sidecar"
 )
@@ -63,4 +64,64 @@ func FuzzListener(f *testing.F) {
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// FuzzConnection is the life of a connection: bytes in parts of any size, one
+// byte of cuts for each, and an end before, in, or behind the replies. The
+// sidecar goes on, and the connection is no more there afterwards.
+func FuzzConnection(f *testing.F) {
+	const session = "set a 0 0 5\r\nhello\r\nget a b\r\nmg a v k q\r\nmn\r\nincr a 1\r\nms b 2 T0\r\nhi\r\nget __ringside__.explain(a)\r\nstats\r\n"
+	for _, end := range []byte{0, 1, 2} {
+		f.Add([]byte(session), []byte{1, 2, 3, 5, 8, 13, 21}, end)
+		f.Add([]byte(session+"quit\r\n"+session), []byte{1}, end)
+	}
+	f.Add([]byte("set a 0 0 2147483645\r\nxxxxxxxxxxxxxxxxxx"), []byte{22, 1}, byte(1))
+	f.Add([]byte("set a 0 0 60000\r\n"+strings.Repeat("x", 60000)+"\r\nget a a a a a a a a\r\n"), []byte{255, 1}, byte(0))
+	f.Add([]byte(strings.Repeat("get a a a a\r\n", 300)), []byte{12, 14}, byte(0))
+	f.Add([]byte("\x00\xff\r\n\r\n\n\n"+strings.Repeat("y", 3000)), []byte{0, 200}, byte(2))
+	s, _ := onNode(f, sidecar.Config{
+		Memcached: "unix:" + shortDir(f) + "/s", MaxValueBytes: 64 << 10,
+		RequestTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
+	})
+	watch := dial(f, s.addr("memcached"))
+	f.Fuzz(func(t *testing.T, data, cuts []byte, end byte) {
+		nc := dial(t, s.addr("memcached")).nc
+		wrote := make(chan struct{})
+		go func() {
+			defer close(wrote)
+			for i := 0; len(data) > 0; i++ {
+				n := len(data)
+				if len(cuts) > 0 && i < 1000 {
+					n = min(n, int(cuts[i%len(cuts)])+1)
+				}
+				if _, err := nc.Write(data[:n]); err != nil {
+					return
+				}
+				data = data[n:]
+			}
+			if end%3 != 2 {
+				nc.(*net.UnixConn).CloseWrite()
+			}
+		}()
+		switch end % 3 {
+		case 0: // reads to the end
+			if _, err := io.Copy(io.Discard, nc); isTimeout(err) {
+				t.Fatal("the connection does not end")
+			}
+		case 1: // reads a little
+			io.ReadFull(nc, make([]byte, 5))
+		}
+		if end%3 == 2 {
+			<-wrote
+		}
+		nc.Close()
+		<-wrote
+		watch.t = t
+		watch.nc.SetDeadline(time.Now().Add(patience))
+		watch.want("mg missing O1\r\n", "EN O1\r\n")
+		eventually(t, "the connection is no more there", func() bool {
+			return strings.Contains(watch.ask("stats\r\n"), "STAT curr_connections 1\r\n")
+		})
+		wantUnbroken(t, s)
+	})
 }

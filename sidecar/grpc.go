@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -51,16 +52,21 @@ func (s *Sidecar) newGRPC() *grpc.Server {
 	var life context.Context
 	life, s.endStreams = context.WithCancel(context.Background())
 	cache := &cacheServer{s: s, life: life, nonce: newNonce()}
-	g := grpc.NewServer(
-		grpc.MaxRecvMsgSize(max(s.cfg.MaxValueBytes, maxMultiKeys*(memcached.MaxKey+4))+grpcOverhead),
+	options := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(max(s.cfg.MaxValueBytes, maxMultiKeys*(memcached.MaxKey+4)) + grpcOverhead),
 		// A GetMulti's answer has many values.
-		grpc.MaxSendMsgSize(1<<30),
+		grpc.MaxSendMsgSize(1 << 30),
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: grpcProbe, Timeout: grpcPatience}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(cache.measure),
 		grpc.StreamInterceptor(untilDrain(life)),
-	)
+		grpc.ConnectionTimeout(handshakeTimeout),
+	}
+	if s.Secured(listenerGRPC) {
+		options = append(options, grpc.Creds(grpcCredentials{credentials.NewTLS(s.certs.config(listenerGRPC)), s, life}))
+	}
+	g := grpc.NewServer(options...)
 	ringsidev1.RegisterCacheServer(g, cache)
 	s.health = health.NewServer()
 	s.health.SetServingStatus(ringsidev1.Cache_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
@@ -106,7 +112,9 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 	}
 	defer g.underWay.Add(-1)
 	start := time.Now()
+	span := g.s.tracer.call(ctx, info.FullMethod)
 	resp, err := handler(ctx, req)
+	g.s.tracer.endCall(span, g.s.client, req, err)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
 	g.s.metrics.request(protocolGRPC, operation, resultOf(err))
 	return resp, err

@@ -20,21 +20,62 @@ import (
 type leasingListener struct {
 	net.Listener
 	gone func(*stampede.Holder)
+
+	// mu guards silent: the connections that have sent nothing yet, for which
+	// GracefulStop would wait.
+	mu     sync.Mutex
+	silent map[*leasingConn]struct{}
 }
 
-func (l leasingListener) Accept() (net.Conn, error) {
+func newLeasingListener(l net.Listener, gone func(*stampede.Holder)) *leasingListener {
+	return &leasingListener{Listener: l, gone: gone, silent: make(map[*leasingConn]struct{})}
+}
+
+func (l *leasingListener) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &leasingConn{Conn: nc, gone: l.gone, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder)}}, nil
+	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder)}}
+	l.mu.Lock()
+	l.silent[c] = struct{}{}
+	l.mu.Unlock()
+	return c, nil
+}
+
+// endSilent closes the connections that have sent nothing.
+func (l *leasingListener) endSilent() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.silent {
+		c.Conn.Close() // its reader does the rest
+	}
+}
+
+func (l *leasingListener) heard(c *leasingConn) {
+	l.mu.Lock()
+	delete(l.silent, c)
+	l.mu.Unlock()
 }
 
 type leasingConn struct {
 	net.Conn
-	gone  func(*stampede.Holder)
-	addr  leasingAddr
-	ended sync.Once
+	l      *leasingListener
+	addr   leasingAddr
+	spoken bool // only its reader uses it
+	ended  sync.Once
+}
+
+func (c *leasingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.spoken {
+		c.spoken = true
+		c.l.heard(c)
+	}
+	return n, err
 }
 
 // A leasingAddr is how a handler finds the holder of its connection: gRPC
@@ -48,7 +89,10 @@ func (c *leasingConn) RemoteAddr() net.Addr { return c.addr }
 
 func (c *leasingConn) Close() error {
 	err := c.Conn.Close()
-	c.ended.Do(func() { c.gone(c.addr.holder) })
+	c.ended.Do(func() {
+		c.l.heard(c)
+		c.l.gone(c.addr.holder)
+	})
 	return err
 }
 

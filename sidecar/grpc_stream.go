@@ -139,6 +139,7 @@ func (s *requestStream) run(requests []*ringsidev1.StreamRequest) {
 	if admitted {
 		defer g.underWay.Add(-int64(len(requests)))
 	}
+	span := g.s.tracer.call(s.ctx, ringsidev1.Cache_Stream_FullMethodName)
 	var b client.Batch
 	type place struct {
 		name string
@@ -163,6 +164,7 @@ func (s *requestStream) run(requests []*ringsidev1.StreamRequest) {
 	g.s.metrics.took(protocolGRPC, time.Since(start))
 	s.sending.Lock()
 	defer s.sending.Unlock()
+	failed := 0
 	for n := range places {
 		p := &places[n]
 		var reply any
@@ -171,11 +173,22 @@ func (s *requestStream) run(requests []*ringsidev1.StreamRequest) {
 			reply, err = p.op.reply(&b, p.i)
 		}
 		resp := streamReply(requests[n].GetId(), reply, err)
-		g.s.metrics.request(protocolGRPC, p.name, streamResult(resp))
+		result := streamResult(resp)
+		g.s.metrics.request(protocolGRPC, p.name, result)
+		if result == resultError {
+			failed++
+		}
 		if s.stream.Send(resp) != nil {
 			s.cancel() // the stream is broken, and Recv says so too
 		}
 		<-s.slots
+	}
+	if span != nil {
+		names := make([]string, len(places))
+		for n := range places {
+			names[n] = places[n].name
+		}
+		g.s.tracer.endBatch(span, &b, names, failed)
 	}
 }
 

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -21,6 +22,8 @@ type memcachedServer struct {
 	life context.Context
 	cut  context.CancelFunc
 
+	collapser collapser
+
 	// mu guards the fields below.
 	mu       sync.Mutex
 	conns    map[net.Conn]*memcachedConn
@@ -31,7 +34,7 @@ type memcachedServer struct {
 }
 
 func newMemcachedServer(s *Sidecar) *memcachedServer {
-	m := &memcachedServer{s: s, conns: make(map[net.Conn]*memcachedConn)}
+	m := &memcachedServer{s: s, conns: make(map[net.Conn]*memcachedConn), collapser: collapser{busy: make(map[string]*sharedGet)}}
 	m.life, m.cut = context.WithCancel(context.Background())
 	return m
 }
@@ -73,8 +76,12 @@ func (m *memcachedServer) accept(nc net.Conn) {
 	switch {
 	case m.draining:
 		nc.Close()
-	case len(m.conns) >= m.s.limits().MaxConns:
-		m.s.metrics.connsRefused.Inc()
+	case !m.s.clients.take():
+		m.s.metrics.conns[listenerMemcached].refused.Inc()
+		if _, secured := nc.(*tls.Conn); secured {
+			nc.Close() // a handshake is more than it gets
+			return
+		}
 		m.running.Go(func() {
 			nc.SetWriteDeadline(time.Now().Add(time.Second))
 			nc.Write([]byte("SERVER_ERROR too many connections\r\n"))
@@ -83,11 +90,14 @@ func (m *memcachedServer) accept(nc net.Conn) {
 	default:
 		c := newMemcachedConn(m, nc)
 		m.conns[nc] = c
-		m.s.metrics.conns.Inc()
+		m.s.metrics.conns[listenerMemcached].open.Inc()
 		m.running.Go(func() {
-			c.serve()
+			if m.handshake(nc) {
+				c.serve()
+			}
 			nc.Close()
-			m.s.metrics.conns.Dec()
+			m.s.metrics.conns[listenerMemcached].open.Dec()
+			m.s.clients.giveBack()
 			m.mu.Lock()
 			delete(m.conns, nc)
 			m.mu.Unlock()
@@ -155,13 +165,16 @@ type memcachedConn struct {
 	// they can not be written any more.
 	written int
 	failed  bool
-	// looked says that a drain has taken what was sent before it.
-	looked bool
+	// looked says that a drain has taken what was sent before it; lookEnd is
+	// when it stops to look, 0 before it begins.
+	looked  bool
+	lookEnd time.Time
 }
 
 func newMemcachedConn(m *memcachedServer, nc net.Conn) *memcachedConn {
 	c := &memcachedConn{m: m, nc: nc}
-	c.run.limit, c.run.spill = firstExchange, c.spill
+	c.run.most = max(1, min(maxExchange, maxReplies/m.s.cfg.MaxValueBytes))
+	c.run.limit, c.run.spill = min(firstExchange, c.run.most), c.spill
 	return c
 }
 
@@ -180,6 +193,9 @@ const (
 	maxExchange   = 256
 	firstExchange = 64
 	exchangeBytes = 4 << 20
+	// maxReplies bounds the values of an exchange where each is as large as
+	// can be.
+	maxReplies = 256 << 20
 )
 
 func (c *memcachedConn) serve() {
@@ -219,6 +235,8 @@ func (c *memcachedConn) read(need int) bool {
 	var deadline time.Time
 	if len(c.buf) > 0 || c.pass > 0 {
 		deadline = time.Now().Add(c.m.s.limits().RequestTimeout)
+	} else if idle := c.m.s.limits().IdleTimeout; idle > 0 {
+		deadline = time.Now().Add(idle)
 	}
 	// Under the lock, as drain sets a deadline too and must win.
 	last := false
@@ -228,6 +246,9 @@ func (c *memcachedConn) read(need int) bool {
 		if now := time.Now(); now.After(deadline) && !c.looked {
 			// It was busy until now, and what came meanwhile was sent in time.
 			deadline, last = now.Add(drainLook), true
+			if c.lookEnd.IsZero() {
+				c.lookEnd = now.Add(drainGrace)
+			}
 		}
 	}
 	c.nc.SetReadDeadline(deadline)
@@ -235,7 +256,11 @@ func (c *memcachedConn) read(need int) bool {
 	room := c.buf[len(c.buf):cap(c.buf)]
 	n, err := c.nc.Read(room)
 	c.buf = c.buf[:len(c.buf)+n]
-	c.looked = last && n < len(room)
+	if last {
+		// What TLS gives is one record, and others may be behind it.
+		_, records := c.nc.(*tls.Conn)
+		c.looked = n < len(room) && (!records || err != nil || time.Now().After(c.lookEnd))
+	}
 	return n > 0 || err == nil
 }
 
@@ -337,11 +362,16 @@ func (c *memcachedConn) flush() bool {
 	if c.run.empty() {
 		return true
 	}
+	t := c.m.s.tracer
+	span := t.exchange()
 	c.run.carryOut(c.m)
-	c.written = 0
+	c.written, c.run.errors = 0, 0
 	out := c.out
 	for i := range c.run.steps {
 		out = c.spill(c.run.answer(c.m, &c.run.steps[i], out))
+	}
+	if span != nil {
+		t.endBatch(span, &c.run.batch, c.run.operations(), c.run.errors)
 	}
 	c.out = c.write(out)
 	if cap(c.out) > keepConnBuffer {

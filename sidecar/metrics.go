@@ -26,15 +26,18 @@ const (
 )
 
 type metrics struct {
-	registry     *prometheus.Registry
-	requests     *prometheus.CounterVec
-	seconds      *prometheus.HistogramVec
-	conns        prometheus.Gauge
-	connsRefused prometheus.Counter
-	badRequests  prometheus.Counter
-	reloads      *prometheus.CounterVec
-	reloadGood   prometheus.Gauge
-	reloadTime   prometheus.Gauge
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	// conns are by listener.
+	conns       map[string]connMetrics
+	badRequests prometheus.Counter
+	collapsed   prometheus.Counter
+	// certLoads counts by result, handshakeErrors by listener.
+	certLoads, handshakeErrors *prometheus.CounterVec
+	reloads                    *prometheus.CounterVec
+	reloadGood                 prometheus.Gauge
+	reloadTime                 prometheus.Gauge
 }
 
 func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
@@ -48,12 +51,6 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 			Help:    "Time that a gRPC call, or the requests of a memcached connection that came together, took with the nodes.",
 			Buckets: prometheus.ExponentialBuckets(0.00005, 2, 16),
 		}, []string{"protocol"}),
-		conns: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "ringside_memcached_connections", Help: "Open connections of the memcached listener.",
-		}),
-		connsRefused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ringside_memcached_connections_refused_total", Help: "Connections over the limit.",
-		}),
 		badRequests: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ringside_memcached_bad_requests_total", Help: "Requests that could not be parsed.",
 		}),
@@ -70,9 +67,37 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 	for _, result := range []string{"applied", "refused"} {
 		m.reloads.WithLabelValues(result) // or an alert would have nothing to compare with
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.conns, m.connsRefused, m.badRequests, m.reloads, m.reloadGood, m.reloadTime,
+	m.collapsed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "ringside_memcached_collapsed_gets_total", Help: "Exchanges that were answered by another connection's request for the same key.",
+	})
+	m.conns = make(map[string]connMetrics)
+	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
+		m.conns[listener] = newConnMetrics(m.registry, listener)
+	}
+	m.certLoads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ringside_tls_reloads_total", Help: "Times that the TLS files had changed, by whether they could be used.",
+	}, []string{"result"})
+	m.handshakeErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ringside_tls_handshake_errors_total", Help: "TLS handshakes with clients that failed.",
+	}, []string{"listener"})
+	// An alert on an increase needs the 0 before it.
+	for _, result := range []string{resultOK, resultError} {
+		m.certLoads.WithLabelValues(result)
+	}
+	for _, listener := range []string{listenerMemcached, listenerGRPC, listenerAdmin} {
+		m.handshakeErrors.WithLabelValues(listener)
+	}
+	m.registry.MustRegister(m.reloads, m.reloadGood, m.reloadTime, m.collapsed, m.certLoads, m.handshakeErrors, m.requests, m.seconds, m.badRequests,
 		nodeCollector{c}, leaseCollector{b}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// watchCertificate shows when the certificate ends. Being scraped it also sees
+// a change of the files that no connection has come for.
+func (m *metrics) watchCertificate(k *keeper) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ringside_tls_certificate_not_after_seconds", Help: "Unix time at which the certificate that is served ends.",
+	}, func() float64 { return float64(k.identity().leaf.NotAfter.Unix()) }))
 }
 
 func (m *metrics) request(protocol, operation, result string) {

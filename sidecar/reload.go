@@ -48,6 +48,7 @@ func (s *Sidecar) Apply(next *Settings) error {
 	}
 	limits := full.Config
 	s.live.Store(&limits)
+	s.clients.most.Store(int64(limits.MaxConns))
 	s.settings = full
 	return nil
 }

@@ -65,7 +65,7 @@ func (s *Settings) All() []Setting {
 		{"nodes.tls.enabled", "node-tls", "speak TLS to the nodes", !reloads, &c.NodeTLS.Enabled, "NodeTLS.Enabled"},
 		{"nodes.tls.ca_file", "node-tls-ca", "FILE of the CAs that the nodes' certificates are from (default the system's)", !reloads, &c.NodeTLS.CAFile, "NodeTLS.CAFile"},
 		{"nodes.tls.cert_file", "node-tls-cert", "FILE of the certificate shown to the nodes", !reloads, &c.NodeTLS.CertFile, "NodeTLS.CertFile"},
-		{"nodes.tls.key_file", "node-tls-key", "FILE of its key", !reloads, &c.NodeTLS.KeyFile, "NodeTLS.KeyFile"},
+		{"nodes.tls.key_file", "node-tls-key", "FILE of that certificate's key", !reloads, &c.NodeTLS.KeyFile, "NodeTLS.KeyFile"},
 		{"nodes.tls.server_name", "node-tls-server-name", "name in the nodes' certificates (default the host dialled)", !reloads, &c.NodeTLS.ServerName, "NodeTLS.ServerName"},
 
 		{"health.failure_limit", "failure-limit", "failures in a row that eject a node", !reloads, &h.FailureLimit, "FailureLimit"},
@@ -78,13 +78,21 @@ func (s *Settings) All() []Setting {
 		{"listen.memcached", "memcached", "ADDR of the memcached protocol", !reloads, &c.Memcached, "Memcached"},
 		{"listen.grpc", "grpc", "ADDR of gRPC", !reloads, &c.GRPC, "GRPC"},
 		{"listen.admin", "admin", "ADDR of the admin HTTP", !reloads, &c.Admin, "Admin"},
-		{"listen.allow_remote", "allow-remote", "let the listeners be reached from other hosts", !reloads, &c.AllowRemote, "AllowRemote"},
+		{"listen.allow_remote", "allow-remote", "let the listeners be reached from other hosts; needs TLS", !reloads, &c.AllowRemote, "AllowRemote"},
+		{"listen.tls.cert_file", "tls-cert", "FILE of the listeners' certificate: they speak TLS, but for unix sockets", !reloads, &c.TLS.CertFile, "TLS.CertFile"},
+		{"listen.tls.key_file", "tls-key", "FILE of its key", !reloads, &c.TLS.KeyFile, "TLS.KeyFile"},
+		{"listen.tls.client_ca_file", "tls-client-ca", "FILE of the authorities whose clients are let in (mutual TLS)", !reloads, &c.TLS.ClientCAFile, "TLS.ClientCAFile"},
+		{"listen.tls.min_version", "tls-min-version", "lowest version of TLS, 1.2 or 1.3", !reloads, &c.TLS.MinVersion, "TLS.MinVersion"},
+		{"listen.tls.plain_loopback", "tls-plain-loopback", "listeners on loopback stay without TLS", !reloads, &c.TLS.PlainLoopback, "TLS.PlainLoopback"},
 
 		{"limits.max_value_bytes", "max-value-bytes", "largest value that is taken", !reloads, &c.MaxValueBytes, "MaxValueBytes"},
-		{"limits.max_conns", "max-conns", "most connections of the memcached listener", reloads, &c.MaxConns, "MaxConns"},
+		{"limits.max_conns", "max-conns", "most connections of the memcached and gRPC listeners together", reloads, &c.MaxConns, "MaxConns"},
 		{"limits.max_requests", "max-requests", "most gRPC requests under way", reloads, &c.MaxRequests, "MaxRequests"},
+		{"limits.idle_timeout", "idle-timeout", "end a memcached connection that has sent nothing for so long, 0s for never", reloads, &c.IdleTimeout, "IdleTimeout"},
 		{"limits.write_timeout", "write-timeout", "how long a client may leave its replies unread", reloads, &c.WriteTimeout, "WriteTimeout"},
 		{"limits.request_timeout", "request-timeout", "how long a request that has come in part may wait for its rest", reloads, &c.RequestTimeout, "RequestTimeout"},
+
+		{"collapse_gets", "collapse-gets", "concurrent gets of one key share a request to its node", !reloads, &c.CollapseGets, "CollapseGets"},
 
 		{"lease.ttl", "lease-ttl", "how long a value is fresh where its fill does not say", !reloads, &l.TTL, "TTL"},
 		{"lease.grace", "lease-grace", "how long after that it may be served stale where a request does not say; none for not at all", !reloads, (*orNone)(&l.Grace), "Grace"},
@@ -97,6 +105,7 @@ func (s *Settings) All() []Setting {
 
 		{"drain_timeout", "drain-timeout", "bound of the drain", reloads, &c.DrainTimeout, "DrainTimeout"},
 		{"reload_every", "reload-every", "how often the config file is read again", !reloads, &s.ReloadEvery, "ReloadEvery"},
+		{"tracing", "tracing", "env (OpenTelemetry's OTEL_ variables, if they are set) or off", !reloads, &c.Tracing, "Tracing"},
 		{"log.format", "log-format", "text or json", !reloads, &s.LogFormat, "LogFormat"},
 		{"log.level", "log-level", "debug, info, warn or error", reloads, &s.LogLevel, "LogLevel"},
 	}
@@ -115,6 +124,12 @@ func (s Settings) WithDefaults() Settings {
 	}
 	if s.Client.Dialect == "" {
 		s.Client.Dialect = ring.Ketama
+	}
+	if s.TLS.MinVersion == "" {
+		s.TLS.MinVersion = "1.3"
+	}
+	if s.Tracing == "" {
+		s.Tracing = TracingEnv
 	}
 	if s.LogFormat == "" {
 		s.LogFormat = "text"

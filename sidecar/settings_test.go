@@ -22,6 +22,7 @@ func TestSettingsRoundTrip(t *testing.T) {
 	values := map[string]string{
 		"servers": "n1@a:1*2,unix:/run/mc.sock*3", "embedded": "0", "embedded_bytes": "77777777", "dialect": "twemproxy:md5",
 		"nodes.failover": "none", "nodes.username": "u:#x", "nodes.password_file": "true", "nodes.conns_per_node": "3",
+		"listen.tls.min_version": "1.2", "listen.tls.plain_loopback": "true", "collapse_gets": "true", "tracing": "off",
 		"nodes.tls.enabled": "true", "nodes.tls.ca_file": "12", "nodes.tls.cert_file": "a", "nodes.tls.key_file": "b", "nodes.tls.server_name": "- x",
 		"health.max_ejected_share": "0.25", "health.failure_limit": "5", "health.max_retry_timeout": "1h",
 		"listen.memcached": "unix:/a b", "listen.grpc": "off", "listen.admin": "[::1]:99", "listen.allow_remote": "true",

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,8 @@ type Sidecar struct {
 	broker   *stampede.Broker
 	embedded []*memnode.Node
 	metrics  *metrics
+	certs    *keeper // nil without TLS
+	tracer   *tracer // nil where nothing is traced
 	started  time.Time
 	// live has the settings that may change; see limits.
 	live atomic.Pointer[Config]
@@ -47,6 +50,9 @@ type Sidecar struct {
 	endStreams context.CancelFunc
 	admin      *http.Server
 	listeners  map[string]net.Listener
+	leasing    *leasingListener
+	// clients counts the connections of the memcached and gRPC listeners.
+	clients quota
 }
 
 // The names of the listeners, as in logs and Addresses.
@@ -79,6 +85,7 @@ func Start(cfg Config) (*Sidecar, error) {
 	s.settings = Settings{Config: s.cfg}.WithDefaults()
 	limits := s.cfg
 	s.live.Store(&limits)
+	s.clients.most.Store(int64(limits.MaxConns))
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -105,6 +112,18 @@ func (s *Sidecar) start() error {
 	if s.broker, err = stampede.NewBroker(s.client, s.cfg.Stampede); err != nil {
 		return err
 	}
+	s.metrics = newMetrics(s.client, s.broker)
+	if s.cfg.Tracing == TracingEnv {
+		if s.tracer, err = newTracer(s.log, s.metrics); err != nil {
+			return err
+		}
+	}
+	if s.cfg.TLS.enabled() {
+		if s.certs, err = newKeeper(s.cfg.TLS, s.log, s.metrics); err != nil {
+			return err
+		}
+		s.metrics.watchCertificate(s.certs)
+	}
 	for _, l := range []struct{ name, addr string }{
 		{listenerMemcached, s.cfg.Memcached}, {listenerGRPC, s.cfg.GRPC}, {listenerAdmin, s.cfg.Admin},
 	} {
@@ -116,7 +135,9 @@ func (s *Sidecar) start() error {
 			return fmt.Errorf("%s listener on %s: %w", l.name, l.addr, err)
 		}
 	}
-	s.metrics = newMetrics(s.client, s.broker)
+	if l, on := s.listeners[listenerGRPC]; on {
+		s.leasing = newLeasingListener(s.limited(listenerGRPC, l, &s.clients), s.broker.Gone)
+	}
 	s.memcached = newMemcachedServer(s)
 	s.grpc = s.newGRPC()
 	s.admin = s.newAdmin()
@@ -167,6 +188,31 @@ func (s *Sidecar) Addresses() map[string]string {
 	return addrs
 }
 
+// Secured tells whether a listener, by its name in Addresses, speaks TLS.
+func (s *Sidecar) Secured(name string) bool {
+	switch name {
+	case listenerMemcached:
+		return s.cfg.TLS.covers(s.cfg.Memcached)
+	case listenerGRPC:
+		return s.cfg.TLS.covers(s.cfg.GRPC)
+	case listenerAdmin:
+		return s.cfg.TLS.covers(s.cfg.Admin)
+	}
+	return false
+}
+
+// secured puts TLS around a listener that has it.
+func (s *Sidecar) secured(name string, l net.Listener) net.Listener {
+	if !s.Secured(name) {
+		return l
+	}
+	return tls.NewListener(l, s.certs.config(name))
+}
+
+func (s *Sidecar) limited(name string, l net.Listener, q *quota) net.Listener {
+	return &limitedListener{Listener: l, quota: q, metrics: s.metrics.conns[name]}
+}
+
 // Client gives the client that the listeners share.
 func (s *Sidecar) Client() *client.Client { return s.client }
 
@@ -176,7 +222,7 @@ func (s *Sidecar) Client() *client.Client { return s.client }
 //  2. the memcached and gRPC listeners accept nothing more;
 //  3. requests that have begun are answered, for DrainTimeout at most;
 //  4. what is left is cut off, the admin listener goes last;
-//  5. the client and the embedded nodes are closed.
+//  5. the client and the embedded nodes are closed, the last spans sent.
 func (s *Sidecar) Run(ctx context.Context) error {
 	failed := make(chan error, len(s.listeners))
 	var serving sync.WaitGroup
@@ -191,10 +237,10 @@ func (s *Sidecar) Run(ctx context.Context) error {
 			}
 		})
 	}
-	serve(listenerMemcached, s.memcached.serve)
-	serve(listenerGRPC, func(l net.Listener) error { return s.grpc.Serve(leasingListener{l, s.broker.Gone}) })
+	serve(listenerMemcached, func(l net.Listener) error { return s.memcached.serve(s.secured(listenerMemcached, l)) })
+	serve(listenerGRPC, func(net.Listener) error { return s.grpc.Serve(s.leasing) })
 	serve(listenerAdmin, func(l net.Listener) error {
-		if err := s.admin.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.admin.Serve(s.secured(listenerAdmin, s.limited(listenerAdmin, l, newQuota(maxAdminConns)))); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -212,6 +258,9 @@ func (s *Sidecar) Run(ctx context.Context) error {
 	return errors.Join(err, s.close())
 }
 
+// adminGrace bounds how long a drain waits for requests of the admin listener.
+const adminGrace = time.Second
+
 func (s *Sidecar) drain() {
 	s.ready.Store(false)
 	s.health.Shutdown()
@@ -228,6 +277,8 @@ func (s *Sidecar) drain() {
 			s.grpc.GracefulStop()
 			close(stopped)
 		})
+		silence := time.AfterFunc(drainGrace, s.leasing.endSilent)
+		defer silence.Stop()
 		select {
 		case <-stopped:
 		case <-ctx.Done():
@@ -235,6 +286,9 @@ func (s *Sidecar) drain() {
 		}
 	})
 	draining.Wait()
+	// Shutdown waits five seconds for a connection that has sent nothing.
+	ctx, cancel = context.WithTimeout(ctx, adminGrace)
+	defer cancel()
 	if s.admin.Shutdown(ctx) != nil {
 		s.admin.Close()
 	}
@@ -260,6 +314,7 @@ func (s *Sidecar) close() error {
 	for _, n := range s.embedded {
 		errs = append(errs, n.Close())
 	}
+	errs = append(errs, s.tracer.close())
 	return errors.Join(errs...)
 }
 

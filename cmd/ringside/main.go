@@ -26,7 +26,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 // run is main for tests: it gives the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(stderr)
 	defer stop()
 	root := newRoot()
 	root.SetArgs(numbersAreArguments(root, args))
@@ -46,6 +46,35 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "ringside: %v\n", err)
 	}
 	return exitFailed
+}
+
+// untilSignal gives a context that ends with the first SIGTERM or SIGINT. The
+// second one ends the process, whatever it is waiting for.
+func untilSignal(stderr io.Writer) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		defer cancel()
+		for range 2 {
+			select {
+			case <-signals:
+				if ctx.Err() != nil {
+					fmt.Fprintln(stderr, "ringside: a second signal: not waiting any longer")
+					os.Exit(exitFailed)
+				}
+				cancel()
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		<-ctx.Done()
+	}
 }
 
 // numbersAreArguments puts the flags first and "--" behind them where a

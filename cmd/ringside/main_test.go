@@ -181,3 +181,65 @@ func terminate(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(cmd.Process.Signal(syscall.SIGTERM))
 	}
 }
+
+// TestSecondSignal: the first signal waits for a request that is under way, the
+// second one does not.
+func TestSecondSignal(t *testing.T) {
+	t.Parallel()
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	stall := node.Inject(memnode.Stall(), memnode.Key("slow"))
+	addr, err := freeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := exec.LookPath("ringside") // that testscript.Main made
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	cmd := exec.Command(exe, "serve", "--servers", node.Addr(), "--timeout", "5m", "--drain-timeout", "1h",
+		"--memcached", addr, "--grpc", "off", "--admin", "off")
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { cmd.Process.Kill() })
+	var nc net.Conn
+	for end := time.Now().Add(patience); nc == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		nc, _ = net.Dial("tcp", addr)
+	}
+	if nc == nil {
+		t.Fatal("it does not listen")
+	}
+	defer nc.Close()
+	io.WriteString(nc, "get slow\r\n")
+	<-stall.Hit()
+	cmd.Process.Signal(syscall.SIGTERM)
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		other, err := net.Dial("tcp", addr)
+		if err != nil {
+			break // it has begun to drain
+		}
+		other.Close()
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("the first signal ended it: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the second signal does not end it")
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.String(), "a second signal") {
+		t.Errorf("it exits with %d: %s", code, stderr.String())
+	}
+}

@@ -22,10 +22,11 @@ func newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve (--config FILE | --servers LIST | --embedded N)",
 		Short: "Run the sidecar: memcached protocol, gRPC and admin HTTP in front of the nodes",
-		Long: `Run the sidecar until SIGTERM or SIGINT, which drain it.
+		Long: `Run the sidecar until SIGTERM or SIGINT, which drain it. A second one ends
+it at once.
 
 An ADDR is host:port, unix:/path (mode 0600) or "off". Listeners are on
-loopback unless --allow-remote says otherwise.
+loopback unless --allow-remote says otherwise, and then they need TLS.
 
 Each flag is a setting of the config file too, and comes before what that says;
 'ringside check FILE --print' shows them by their names there. The file is read
@@ -84,13 +85,20 @@ func printStart(out io.Writer, s *sidecar.Sidecar) error {
 	addrs := s.Addresses()
 	fmt.Fprintf(out, "ringside %s serves %d nodes, dialect %s\n", st.Version, len(st.Nodes), st.Dialect)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	scheme := "http://"
+	if s.Secured("admin") {
+		scheme = "https://"
+	}
 	for _, name := range []string{"memcached", "grpc", "admin"} {
 		addr, on := addrs[name]
 		if !on {
 			continue
 		}
 		if name == "admin" && !strings.HasPrefix(addr, "unix:") {
-			addr = "http://" + addr
+			addr = scheme + addr
+		}
+		if s.Secured(name) {
+			addr += "\tTLS"
 		}
 		fmt.Fprintf(w, "  %s\t%s\n", name, addr)
 	}
@@ -101,11 +109,11 @@ func printStart(out io.Writer, s *sidecar.Sidecar) error {
 		return err
 	}
 	var try []string
-	if addr, on := addrs["memcached"]; on {
+	if addr, on := addrs["memcached"]; on && !s.Secured("memcached") {
 		try = append(try, "go run ./cmd/ringside set hello world --ttl 60 --servers "+addr, "go run ./cmd/ringside get hello --servers "+addr)
 	}
 	if addr, on := addrs["admin"]; on && !strings.HasPrefix(addr, "unix:") {
-		try = append(try, "curl http://"+addr+"/api/status")
+		try = append(try, "curl "+scheme+addr+"/api/status")
 	}
 	if len(try) > 0 {
 		_, err := fmt.Fprintf(out, "try\n  %s\n", strings.Join(try, "\n  "))

@@ -24,6 +24,7 @@ const (
 	cobra      = "github.com/spf13/cobra"
 	gomemcache = "github.com/bradfitz/gomemcache"
 	grpc       = "google.golang.org/grpc"
+	otel       = "go.opentelemetry.io/otel"
 	otter      = "github.com/maypok86/otter/v2"
 	prometheus = "github.com/prometheus"
 	protobuf   = "google.golang.org/protobuf"
@@ -67,7 +68,7 @@ var rows = map[string]row{
 
 	"sidecar": {
 		own:    []string{"client", "client/memnode", "stampede", "ring", "proto/memcached", "proto/ringside/v1"},
-		others: []string{grpc, prometheus, yaml},
+		others: []string{grpc, otel, prometheus, yaml},
 	},
 	"bench": {
 		own: []string{
@@ -92,7 +93,8 @@ var rows = map[string]row{
 
 // onlyFiles names the files that may import a module, where a row is too wide a permission.
 var onlyFiles = map[string]map[string][]string{
-	"client": {gomemcache: {"legacy.go", "legacy_epoch.go", "selector.go"}},
+	"client":  {gomemcache: {"legacy.go", "legacy_epoch.go", "selector.go"}},
+	"sidecar": {otel: {"trace.go"}},
 }
 
 // floor1 packages do not know each other, directly or through anything.
