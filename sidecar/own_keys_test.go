@@ -31,8 +31,8 @@ func TestExplainByGet(t *testing.T) {
 		t.Errorf("get is answered %q", got)
 	}
 	for send, want := range map[string]string{
-		"mg " + explain + " v O7 k\r\n": `^VA \d+ O7 k` + regexp.QuoteMeta(explain) + `\r\n` + text("up", "dead") + `\r\n$`,
-		"mg " + explain + " t\r\n":      `^HD t-1\r\n$`,
+		"mg " + explain + " v O7 k\r\n":                                         `^VA \d+ O7 k` + regexp.QuoteMeta(explain) + `\r\n` + text("up", "dead") + `\r\n$`,
+		"mg " + explain + " t\r\n":                                              `^HD t-1\r\n$`,
 		"mg " + base64.StdEncoding.EncodeToString([]byte(explain)) + " b v\r\n": `^VA \d+ b\r\n` + text("up", "dead") + `\r\n$`,
 		"mg __ringside__.nothing v O1\r\n":                                      `^EN O1\r\n$`,
 		"mg __ringside__.nothing v q\r\n":                                       `^$`,

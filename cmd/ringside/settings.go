@@ -121,6 +121,10 @@ func newCheck() *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return errSilent
 			}
+			if err := s.TLS.Check(); err != nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: listen.tls: %v\n", args[0], err)
+				return errSilent
+			}
 			if show {
 				full := s.WithDefaults()
 				_, err = cmd.OutOrStdout().Write(full.YAML())
