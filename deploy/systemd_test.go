@@ -7,33 +7,48 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/ringside-cache/ringside/sidecar"
 )
 
-var binary string // built by TestMain
+// buildOnce builds the binary as the Dockerfile does, for those tests that ask.
+var buildOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "ringside")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "ringside")
+	cmd := exec.Command("go", "build", "-o", path, "./cmd/ringside")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		os.RemoveAll(dir)
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	built = dir
+	return path, nil
+})
 
-// TestMain builds the binary as the Dockerfile does, once.
+var built string // the directory of the binary, once there is one
+
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "ringside")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "ringside")
-		cmd := exec.Command("go", "build", "-o", binary, "./cmd/ringside")
-		cmd.Dir = ".."
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
+	code := m.Run()
+	if built != "" {
+		os.RemoveAll(built)
+	}
+	os.Exit(code)
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	path, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // tool finds a program, or skips the test on a laptop and fails it in CI.
@@ -76,7 +91,7 @@ func unit(t *testing.T) map[string][]string {
 func TestSystemd(t *testing.T) {
 	analyze := tool(t, "systemd-analyze", "systemd")
 	// What ExecStart and ExecReload name must be there to be taken.
-	text := strings.ReplaceAll(read(t, "systemd/ringside.service"), "/usr/local/bin/ringside", binary)
+	text := strings.ReplaceAll(read(t, "systemd/ringside.service"), "/usr/local/bin/ringside", build(t))
 	if _, err := os.Stat("/bin/kill"); err != nil {
 		t.Log("/bin/kill is not installed (Debian's package procps)")
 		text = strings.ReplaceAll(text, "/bin/kill", "/bin/sh")
@@ -121,7 +136,7 @@ func TestUnit(t *testing.T) {
 
 // TestExampleConfig: ringside check takes it.
 func TestExampleConfig(t *testing.T) {
-	out, err := exec.Command(binary, "check", "ringside.yaml").CombinedOutput()
+	out, err := exec.Command(build(t), "check", "ringside.yaml").CombinedOutput()
 	if err != nil || string(out) != "ringside.yaml is valid\n" {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -129,7 +144,7 @@ func TestExampleConfig(t *testing.T) {
 
 // TestStatic: a binary without C needs nothing but itself in its image.
 func TestStatic(t *testing.T) {
-	out, err := exec.Command(binary, "version").CombinedOutput()
+	out, err := exec.Command(build(t), "version").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), sidecar.Version) {
 		t.Errorf("%v\n%s", err, out)
 	}
