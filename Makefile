@@ -30,6 +30,7 @@ build: ## build ./ringside
 
 test: ## all tests that need only Go and memcached (installed with apt if it may)
 	@scripts/need-memcached
+	@scripts/need-systemd
 	go test ./...
 
 test-interop: ## tests against other real parts: nutcracker, yrmcds, clients in other languages
@@ -39,6 +40,7 @@ test-interop: ## tests against other real parts: nutcracker, yrmcds, clients in 
 
 race: ## all tests under the race detector
 	@scripts/need-memcached
+	@scripts/need-systemd
 	go test -race ./...
 
 lint: $(STATICCHECK) $(GOFUMPT) ## go vet, staticcheck, gofumpt, and the style and compatibility of the gRPC contract

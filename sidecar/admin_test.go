@@ -173,7 +173,7 @@ func TestMetrics(t *testing.T) {
 		`ringside_requests_total{operation="set",protocol="memcached",result="ok"} 1`,
 		`ringside_requests_total{operation="add",protocol="memcached",result="not_stored"} 1`,
 		`ringside_requests_total{operation="cas",protocol="memcached",result="conflict"} 1`,
-		`ringside_requests_total{operation="Get",protocol="grpc",result="ok"} 1`,
+		`ringside_requests_total{operation="Get",protocol="grpc",result="hit"} 1`,
 		`ringside_requests_total{operation="Get",protocol="grpc",result="refused"} 1`,
 		`ringside_exchange_seconds_count{protocol="memcached"} `,
 		`ringside_exchange_seconds_count{protocol="grpc"} 2`,

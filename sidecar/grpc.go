@@ -116,7 +116,7 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 	resp, err := handler(ctx, req)
 	g.s.tracer.endCall(span, g.s.client, req, err)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
-	g.s.metrics.request(protocolGRPC, operation, resultOf(err))
+	g.s.metrics.request(protocolGRPC, operation, resultOf(resp, err))
 	return resp, err
 }
 
@@ -131,9 +131,15 @@ func (g *cacheServer) admit(n int64) bool {
 }
 
 // resultOf is the result of a gRPC request for the metrics.
-func resultOf(err error) string {
+func resultOf(resp any, err error) string {
 	switch status.Code(err) {
 	case codes.OK:
+		if get, ok := resp.(*ringsidev1.GetResponse); ok {
+			if get.GetFound() {
+				return resultHit
+			}
+			return resultMiss
+		}
 		return resultOK
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.ResourceExhausted:
 		return resultRefused

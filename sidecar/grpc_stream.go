@@ -258,7 +258,10 @@ func streamReply(id uint64, reply any, err error) *ringsidev1.StreamResponse {
 
 func streamResult(resp *ringsidev1.StreamResponse) string {
 	if e := resp.GetError(); e != nil {
-		return resultOf(status.Error(codes.Code(e.GetCode()), ""))
+		return resultOf(nil, status.Error(codes.Code(e.GetCode()), ""))
+	}
+	if get := resp.GetGet(); get != nil {
+		return resultOf(get, nil)
 	}
 	return resultOK
 }

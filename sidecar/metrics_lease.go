@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,7 +61,7 @@ func (lc leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(leaseAnswers, s.FailedHits, "failed")
 	counter(leaseFills, s.Fills, "stored")
 	for r, n := range s.Refused {
-		counter(leaseFills, n, stampede.Refusal(r).String())
+		counter(leaseFills, n, strings.ReplaceAll(stampede.Refusal(r).String(), " ", "_"))
 	}
 	for i := range leaseCounters {
 		counter(leaseCounters[i].desc(), leaseCounters[i].get(&s))

@@ -26,6 +26,9 @@ func (s *Sidecar) Apply(next *Settings) error {
 	var fixed []string
 	servers := false
 	for _, one := range s.settings.changes(&full) {
+		if one.Path == "nodes.dial_timeout" && full.Client.DialTimeout == full.Client.Timeout {
+			continue // it is what it is by the other
+		}
 		if !one.Reloads {
 			fixed = append(fixed, one.Path)
 		}
@@ -76,6 +79,7 @@ func (s *Sidecar) Follow(ctx context.Context, r Reloader, applied []byte) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	last := sha256.Sum256(applied)
+	inUse := last
 	s.metrics.reloaded(true)
 	lastErr := ""
 	for {
@@ -90,7 +94,10 @@ func (s *Sidecar) Follow(ctx context.Context, r Reloader, applied []byte) {
 		text, err := os.ReadFile(r.File)
 		sum := sha256.Sum256(text)
 		if err == nil && sum == last && !asked {
-			lastErr = ""
+			if lastErr != "" && sum == inUse { // it was gone, and is back
+				s.metrics.reloaded(true)
+				lastErr = ""
+			}
 			continue
 		}
 		if err == nil {
@@ -111,7 +118,7 @@ func (s *Sidecar) Follow(ctx context.Context, r Reloader, applied []byte) {
 			}
 			continue
 		}
-		lastErr = ""
+		lastErr, inUse = "", sum
 		s.log.Info("config reloaded", "file", r.File, "servers", len(s.client.Servers()))
 	}
 }

@@ -134,6 +134,8 @@ func TestReload(t *testing.T) {
 	if n := strings.Count(f.log.String(), "no such file"); n != 1 {
 		t.Errorf("it is said %d times", n)
 	}
+	f.write(t, one)
+	eventually(t, "it is back", func() bool { return f.metric(t, "ringside_config_last_reload_successful") == 1 })
 }
 
 // What can not change is named, and nothing else changes either.

@@ -266,7 +266,7 @@ func (s *Sidecar) drain() {
 	s.health.Shutdown()
 	s.endStreams()
 	timeout := s.limits().DrainTimeout
-	s.log.Info("draining", "timeout", timeout)
+	s.log.Info("draining", "timeout", timeout.String())
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	var draining sync.WaitGroup

@@ -190,8 +190,8 @@ func (t *tracer) endCall(span trace.Span, c *client.Client, req any, err error) 
 	}
 	code := status.Code(err)
 	span.SetAttributes(attribute.Int("ringside.keys", keys), attribute.Int("rpc.grpc.status_code", int(code)),
-		attribute.String("ringside.result", resultOf(err)))
-	if resultOf(err) == resultError {
+		attribute.String("ringside.result", resultOf(nil, err)))
+	if resultOf(nil, err) == resultError {
 		// Not the text of the error, which may be the caller's.
 		span.SetStatus(otelcodes.Error, code.String())
 	}

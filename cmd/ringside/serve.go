@@ -51,6 +51,10 @@ again when it changes, and on SIGHUP.`,
 }
 
 func serve(cmd *cobra.Command, f *settingFlags, set *sidecar.Settings, text []byte) error {
+	// Before anything is begun: SIGHUP ends a process that does not expect it.
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	defer signal.Stop(hangUp)
 	if err := set.SetLogger(cmd.ErrOrStderr()); err != nil {
 		return &usageError{err}
 	}
@@ -61,18 +65,22 @@ func serve(cmd *cobra.Command, f *settingFlags, set *sidecar.Settings, text []by
 	if err := printStart(cmd.OutOrStdout(), s); err != nil {
 		return err
 	}
-	if f.file == "" {
-		return s.Run(cmd.Context())
-	}
-	now := make(chan os.Signal, 1)
-	signal.Notify(now, syscall.SIGHUP)
-	defer signal.Stop(now)
 	ctx, end := context.WithCancel(cmd.Context())
+	defer end()
 	var following sync.WaitGroup
 	following.Go(func() {
-		s.Follow(ctx, sidecar.Reloader{File: f.file, Read: f.parse, Now: now}, text)
+		if f.file != "" {
+			s.Follow(ctx, sidecar.Reloader{File: f.file, Read: f.parse, Now: hangUp}, text)
+			return
+		}
+		// There is nothing to read again, and the terminal is gone.
+		select {
+		case <-hangUp:
+			end()
+		case <-ctx.Done():
+		}
 	})
-	err = s.Run(cmd.Context())
+	err = s.Run(ctx)
 	end()
 	following.Wait()
 	return err

@@ -86,6 +86,7 @@ var rows = map[string]row{
 		others: []string{cobra},
 	},
 
+	"deploy":              {}, // tests only
 	"internal/archtest":   {},
 	"internal/realserver": {},
 	"interop":             {}, // tests only
