@@ -27,6 +27,9 @@ type Options struct {
 	Progress io.Writer
 	// Version is ringside's own, for the report.
 	Version string
+	// Serve is the command that runs a sidecar when the flags of "ringside
+	// serve" are put behind it; for the scenario sidecar.
+	Serve []string
 }
 
 // grace is how much longer than Options.Duration a scenario may take.

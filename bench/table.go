@@ -111,8 +111,8 @@ func (row *Row) measuredString() string {
 
 // writeContenders prints every contender of every experiment.
 func (r *Report) writeContenders(w io.Writer) {
-	quantities := []Quantity{Throughput, LatencyP50, LatencyP99, CPUPerOp, AllocsPerOp, OpsPerWrite, BesideThroughput, GoroutinesPerNode, KiBPerNode}
-	heads := []string{"rate", "median", "p99", "CPU/op", "allocs/op", "per write", "beside", "goroutines", "KiB"}
+	quantities := []Quantity{Throughput, LatencyP50, LatencyP99, CPUPerOp, ProxyCPUPerOp, AllocsPerOp, OpsPerWrite, BesideThroughput, GoroutinesPerNode, KiBPerNode, IdleMiB, UnusedIdleMiB}
+	heads := []string{"rate", "median", "p99", "CPU/op", "proxy CPU", "allocs/op", "per write", "beside", "goroutines", "KiB", "used", "unused"}
 	for _, e := range r.Experiments {
 		fmt.Fprintf(w, "\n%s: %s\n", e.Name, e.About)
 		var used []int // columns that any contender has
@@ -163,13 +163,15 @@ func valueString(x float64, q Quantity) string {
 			return threeDigits(x/1e3) + "k/s"
 		}
 		return threeDigits(x) + "/s"
-	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, CPUPerOp:
+	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, CPUPerOp, ProxyCPUPerOp:
 		if x >= 1e6 {
 			return threeDigits(x/1e6) + "ms"
 		}
 		return threeDigits(x/1e3) + "us"
 	case KiBPerNode:
 		return threeDigits(x) + "KiB"
+	case IdleMiB, UnusedIdleMiB:
+		return threeDigits(x) + "MiB"
 	}
 	return threeDigits(x)
 }

@@ -22,7 +22,7 @@ differ too much to tell, the table says so.`,
 		Args: onlyCommands,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchClient(), newBenchStampede(), newBenchStampedeWorker())
+	cmd.AddCommand(newBenchClient(), newBenchStampede(), newBenchStampedeWorker(), newBenchSidecar())
 	return cmd
 }
 
