@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -242,6 +244,31 @@ func TestProcessFigures(t *testing.T) {
 		t.Error("a process that is not there has used CPU")
 	}
 	if err := needFiles(1 << 40); err == nil || !strings.Contains(err.Error(), "hard limit") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A profile is one of the sidecar, and what was measured meanwhile is given.
+func TestSidecarProfile(t *testing.T) {
+	b := startSidecarBench(t)
+	loads := b.profiled()
+	var names []string
+	for _, l := range loads {
+		names = append(names, l.Name)
+	}
+	if got, want := strings.Join(names, " "), "memcached/50 memcached/50x16 memcached/1 grpc/64/unary-Get grpc/64/Get-in-a-Stream grpc/64/health-Check"; got != want {
+		t.Errorf("loads %s, want %s", got, want)
+	}
+	path := filepath.Join(t.TempDir(), "profile")
+	s, err := b.profile(t.Context(), loads[1], time.Second, path)
+	if err != nil || s[Throughput] == 0 {
+		t.Fatalf("%v, %v", s, err)
+	}
+	// pprof's format is gzip.
+	if head, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(head, []byte{0x1f, 0x8b}) {
+		t.Errorf("%v, %.20q", err, head)
+	}
+	if err := SidecarProfile(t.Context(), Options{}, t.TempDir(), io.Discard); !errors.Is(err, ErrOptions) {
 		t.Errorf("%v", err)
 	}
 }

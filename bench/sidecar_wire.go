@@ -128,16 +128,16 @@ func (l *wireLoad) took(c *wireConn, n int) (complete bool, err error) {
 // A wireRun is one slot of a wireLoad.
 type wireRun struct {
 	*wireLoad
-	ctx             context.Context
-	measureAt, end  time.Time
-	measuring       bool
-	before          usage
-	cpuBefore       time.Duration
-	ops             int64
-	latency         *latency
-	recorder        recorder
-	used            usage
-	cpuUsed, missed time.Duration
+	ctx            context.Context
+	measureAt, end time.Time
+	measuring      bool
+	before         usage
+	cpuBefore      time.Duration
+	ops            int64
+	latency        *latency
+	recorder       recorder
+	used           usage
+	cpuUsed        time.Duration
 }
 
 // errNoReply is returned when nothing came for patience.
