@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 
@@ -59,6 +60,8 @@ loopback unless --allow-remote says otherwise.`,
 			if err := printStart(cmd.OutOrStdout(), s); err != nil {
 				return err
 			}
+			reserve := make([]byte, heapReserve)
+			defer runtime.KeepAlive(reserve)
 			return s.Run(cmd.Context())
 		},
 	}
