@@ -14,7 +14,7 @@ type idleProxies struct {
 	fixed  time.Duration // about what a turn takes
 }
 
-var idleProxiesDefault = idleProxies{conns: idleConns, settle: 500 * time.Millisecond, fixed: 3 * time.Second}
+var idleProxiesDefault = idleProxies{conns: idleConns, settle: 500 * time.Millisecond, fixed: 5 * time.Second}
 
 // otherFiles is what a process has open beside the idle connections.
 const otherFiles = 500
