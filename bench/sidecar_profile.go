@@ -70,7 +70,8 @@ func (b *sidecarBench) profile(ctx context.Context, load Contender, d time.Durat
 		done <- err
 	}()
 	err = download(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", b.sidecar.admin, int(whole.Seconds())), path)
-	return s, errors.Join(<-done, err)
+	err = errors.Join(<-done, err) // before s is looked at
+	return s, err
 }
 
 func download(ctx context.Context, url, path string) error {

@@ -87,7 +87,8 @@ type wireConn struct {
 }
 
 func (l *wireLoad) newConn(i, fd int) *wireConn {
-	return &wireConn{fd: fd, pick: newPicker(i), keys: make([]int, l.batch), in: make([]byte, l.batch*l.wire.reply)}
+	// They begin at different counts: not all have their latency taken at once.
+	return &wireConn{fd: fd, batches: i, pick: newPicker(i), keys: make([]int, l.batch), in: make([]byte, l.batch*l.wire.reply)}
 }
 
 // next chooses a batch and gives its requests, in out.
