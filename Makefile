@@ -17,10 +17,10 @@ PROTOC_GEN_GO_GRPC := $(BIN)/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)/pr
 PROTOS   := $(wildcard proto/ringside/v1/*.proto)
 FUZZTIME ?= 20s
 SOAKOPS  ?= 10000000
-SOAKTIME ?= 30m
+# SOAKTIME is 30m for the client and 10m for the sidecar unless it is given.
 
 .DELETE_ON_ERROR:
-.PHONY: help build test test-interop race lint fuzz fuzz-seeds bench benchmarks soak gen gen-diff accept-contract arch check clean
+.PHONY: help build test test-interop race lint fuzz fuzz-seeds bench benchmarks soak soak-client soak-sidecar gen gen-diff accept-contract arch check clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,9 +63,15 @@ bench: ## run the micro-benchmarks
 benchmarks: build ## make docs/benchmarks.md, its pictures and the README's figures from docs/benchmarks.json
 	./ringside bench report --from docs/benchmarks.json --plots docs/img --out docs/benchmarks.md --readme README.md
 
-soak: ## throw faults at SOAKOPS operations of the client (10 million); fails after SOAKTIME (30m)
+soak: soak-client soak-sidecar ## both of the next
+
+soak-client: ## throw faults at SOAKOPS operations of the client (10 million); fails after SOAKTIME (30m)
 	@scripts/need-memcached
-	go test -count=1 -v -timeout 2h -run '^TestSoak$$' ./client -soak.ops $(SOAKOPS) -soak.time $(SOAKTIME)
+	go test -count=1 -v -timeout 2h -run '^TestSoak$$' ./client -soak.ops $(SOAKOPS) -soak.time $(or $(SOAKTIME),30m)
+
+soak-sidecar: ## look whether the memory of the sidecar stays flat under load for SOAKTIME (10m)
+	@scripts/need-memcached
+	go test -count=1 -v -timeout 2h -run '^TestSidecarSoak$$' ./bench -sidecar.soak $(or $(SOAKTIME),10m)
 
 gen: $(if $(PROTOS),$(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC)) ## generate the gRPC code from proto/ringside/v1
 ifneq ($(PROTOS),)

@@ -19,6 +19,8 @@ const (
 	LatencyP999 Quantity = "latency_p999_ns"
 	// CPUPerOp is this process's CPU time, user and system.
 	CPUPerOp Quantity = "cpu_ns_per_op"
+	// ProxyCPUPerOp is that of the process that the load went through.
+	ProxyCPUPerOp Quantity = "proxy_cpu_ns_per_op"
 	// AllocsPerOp and BytesPerOp are what the operations allocated.
 	AllocsPerOp Quantity = "allocs_per_op"
 	BytesPerOp  Quantity = "alloc_bytes_per_op"
@@ -87,6 +89,10 @@ const (
 	// are live heap and stacks.
 	GoroutinesPerNode Quantity = "goroutines_per_node"
 	KiBPerNode        Quantity = "kib_per_node"
+	// IdleMiB and UnusedIdleMiB are the resident memory that a process has more
+	// with idle connections, which had a request each or none.
+	IdleMiB       Quantity = "idle_mib"
+	UnusedIdleMiB Quantity = "unused_idle_mib"
 )
 
 // A Sample is what one contender measured in one round. What is not in it was

@@ -23,6 +23,9 @@ type Load struct {
 	// Beside, if not nil, is what one more goroutine does over and over. A
 	// window in which it did nothing is an error.
 	Beside func() error
+	// Process, if not nil, gives the CPU time of another process that does the
+	// work.
+	Process func() (time.Duration, error)
 }
 
 // The phases of a slot, in order.
@@ -56,9 +59,11 @@ func (l Load) Run(ctx context.Context, slot Slot) (Sample, error) {
 	}
 	lp.sleep(ctx, slot.Warmup)
 	before := readUsage()
+	process, err1 := l.process()
 	lp.phase.CompareAndSwap(warming, measuring)
 	lp.sleep(ctx, slot.Measure)
 	lp.phase.Store(over)
+	processEnd, err2 := l.process()
 	used := readUsage().since(before)
 	lp.callers.Wait()
 
@@ -67,6 +72,8 @@ func (l Load) Run(ctx context.Context, slot Slot) (Sample, error) {
 		return nil, lp.err
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
+	case err1 != nil || err2 != nil:
+		return nil, errors.Join(err1, err2)
 	case ops == 0:
 		return nil, errors.New("no operation ended within the window")
 	case l.Beside != nil && lp.beside.Load() == 0:
@@ -74,11 +81,21 @@ func (l Load) Run(ctx context.Context, slot Slot) (Sample, error) {
 	default:
 		s := used.sample(ops)
 		lp.latency.into(s)
+		if l.Process != nil {
+			s[ProxyCPUPerOp] = float64(processEnd-process) / float64(ops)
+		}
 		if l.Beside != nil {
 			s[BesideThroughput] = float64(lp.beside.Load()) / used.wall.Seconds()
 		}
 		return s, nil
 	}
+}
+
+func (l Load) process() (time.Duration, error) {
+	if l.Process == nil {
+		return 0, nil
+	}
+	return l.Process()
 }
 
 // call is one goroutine's loop. An operation counts if it ends within the

@@ -29,6 +29,7 @@ func Scenarios() []Scenario {
 		stampedeScenario(),
 		rebalanceScenario(),
 		failoverScenario(),
+		sidecarScenario(),
 	}
 }
 
@@ -51,5 +52,17 @@ processes reads through real memcacheds at about 30% of its capacity: with
 ringside, with naive get-load-set, and with singleflight in each process. It
 needs memcached in PATH and takes less than four minutes.`,
 		Duration: stampedeDuration, Least: 90 * time.Second, Run: Stampede,
+	}
+}
+
+func sidecarScenario() Scenario {
+	return Scenario{
+		Name: "sidecar", Short: "The sidecar beside twemproxy, and its gRPC beside an empty call",
+		Long: `Measure the sidecar, a process of its own in front of three memcacheds, beside
+twemproxy (nutcracker) and memcached itself: throughput, latency and CPU of the
+memcached protocol, gRPC beside an empty call, and memory of 10,000 idle
+connections. It needs memcached in PATH, and nutcracker for what is compared
+with it, and takes less than three minutes.`,
+		Duration: sidecarDuration, Least: 60 * time.Second, HasRounds: true, Run: Sidecar,
 	}
 }

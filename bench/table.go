@@ -148,11 +148,14 @@ func columns() []column {
 		{LatencyP50, "median"},
 		{LatencyP99, "p99"},
 		{CPUPerOp, "CPU/op"},
+		{ProxyCPUPerOp, "proxy CPU"},
 		{AllocsPerOp, "allocs/op"},
 		{OpsPerWrite, "per write"},
 		{BesideThroughput, "beside"},
 		{GoroutinesPerNode, "goroutines"},
 		{KiBPerNode, "KiB"},
+		{IdleMiB, "used"},
+		{UnusedIdleMiB, "unused"},
 		{MovedByJoin, "moved, +1"},
 		{NeedlessByJoin, "needless"},
 		{MovedByLeave, "moved, -1"},
@@ -263,7 +266,7 @@ func valueString(x float64, q Quantity) string {
 			return threeDigits(x/1e3) + "k/s"
 		}
 		return threeDigits(x) + "/s"
-	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, LatencyMax, ErrorTime, CPUPerOp:
+	case LatencyP50, LatencyP99, LatencyP999, LateP50, LateP99, LateP999, LateMax, LatencyMax, ErrorTime, CPUPerOp, ProxyCPUPerOp:
 		if x >= 1e6 {
 			return threeDigits(x/1e6) + "ms"
 		}
@@ -286,6 +289,8 @@ func valueString(x float64, q Quantity) string {
 		return strconv.FormatFloat(x, 'f', 0, 64)
 	case KiBPerNode:
 		return threeDigits(x) + "KiB"
+	case IdleMiB, UnusedIdleMiB:
+		return threeDigits(x) + "MiB"
 	}
 	return threeDigits(x)
 }

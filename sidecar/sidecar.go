@@ -305,6 +305,9 @@ func (s *Sidecar) close() error {
 	if s.endStreams != nil {
 		s.endStreams()
 	}
+	if s.grpc != nil {
+		s.grpc.Stop() // its workers are there before anything is served
+	}
 	if s.broker != nil {
 		errs = append(errs, s.broker.Close())
 	}

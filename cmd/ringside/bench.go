@@ -62,6 +62,8 @@ func newScenario(s bench.Scenario) *cobra.Command {
 	switch s.Name {
 	case "client":
 		f.addProfile(cmd)
+	case "sidecar":
+		f.addProfiles(cmd)
 	case "stampede":
 		f.addProcesses(cmd)
 	case "ring":
@@ -204,4 +206,23 @@ func (f *benchFlags) profile(cmd *cobra.Command, path string) (err error) {
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	return benchError(bench.ClientProfile(cmd.Context(), f.opts, file, cmd.OutOrStdout()))
+}
+
+// addProfiles lets the sidecar be profiled under each load.
+func (f *benchFlags) addProfiles(cmd *cobra.Command) {
+	var dir string
+	cmd.Flags().StringVar(&dir, "cpuprofiles", "", "instead of the rounds, profile the sidecar under each load, for --duration (default 40s), into this DIRECTORY")
+	scenario := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if dir == "" {
+			return scenario(cmd, args)
+		}
+		if f.json != "" || f.plots != "" || len(f.opts.Only) > 0 || f.opts.Rounds != 0 {
+			return usagef("--cpuprofiles goes with --duration only")
+		}
+		if err := f.complete(cmd); err != nil {
+			return err
+		}
+		return benchError(bench.SidecarProfile(cmd.Context(), f.opts, dir, cmd.OutOrStdout()))
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,7 +81,9 @@ func serve(cmd *cobra.Command, f *settingFlags, set *sidecar.Settings, text []by
 		case <-ctx.Done():
 		}
 	})
+	reserve := make([]byte, heapReserve)
 	err = s.Run(ctx)
+	runtime.KeepAlive(reserve)
 	end()
 	following.Wait()
 	return err
