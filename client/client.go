@@ -24,6 +24,9 @@ type Client struct {
 	generation atomic.Uint64
 	// probeKey is this client's own reserved key.
 	probeKey string
+	// crowd is how many requests in flight beside a caller's own make it wait
+	// for others to share its write.
+	crowd int
 	// standInTTL is Config.StandInTTL in whole seconds.
 	standInTTL int64
 
@@ -79,6 +82,10 @@ func New(cfg Config) (*Client, error) {
 		probeKey:   "__ringside__.probe." + strconv.FormatUint(rand.Uint64(), 36),
 		standInTTL: int64((cfg.StandInTTL + time.Second - 1) / time.Second),
 		probeSoon:  make(chan struct{}, 1),
+		crowd:      crowd,
+	}
+	if cfg.ShareWrites {
+		c.crowd = 0
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	if c.health, err = ring.NewHealth(0, cfg.Health, rand.Uint64()); err != nil {

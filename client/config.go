@@ -54,6 +54,12 @@ type Config struct {
 	// ConnsPerNode is the number of connections to each node, 1 to 16.
 	// Default 1. A key always uses the same one.
 	ConnsPerNode int
+	// ShareWrites has a caller that finds others under way to its node let
+	// those join its write that are ready to run, even if they are few: fewer
+	// system calls for some microseconds of latency. It is for a process that
+	// asks on behalf of many others, as the sidecar does; without it callers
+	// do so where more than a handful are under way.
+	ShareWrites bool
 	// MaxInFlight bounds the requests that wait for one node, over it
 	// operations fail with ErrOverloaded. Default 16384.
 	MaxInFlight int

@@ -135,7 +135,7 @@ func (c *conn) submit(ca *call) error {
 	c.writing = true
 	c.mu.Unlock()
 	if write {
-		c.write(c.node.inFlight.Load() > int64(len(ca.ops)+crowd), maxRounds)
+		c.write(c.node.inFlight.Load() > int64(len(ca.ops)+c.node.client.crowd), maxRounds)
 	}
 	return nil
 }

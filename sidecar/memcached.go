@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ringside-cache/ringside/proto/memcached"
@@ -28,7 +29,8 @@ type memcachedServer struct {
 	mu       sync.Mutex
 	conns    map[net.Conn]*memcachedConn
 	draining bool
-	lastRead time.Time // of a drain: when reads end
+	drains   atomic.Bool // the same, to look at without the lock
+	lastRead time.Time   // of a drain: when reads end
 	listener net.Listener
 	running  sync.WaitGroup
 }
@@ -125,6 +127,7 @@ const (
 func (m *memcachedServer) drain(ctx context.Context) {
 	m.mu.Lock()
 	m.draining = true
+	m.drains.Store(true)
 	m.lastRead = time.Now().Add(drainGrace)
 	if m.listener != nil {
 		m.listener.Close()
@@ -165,6 +168,10 @@ type memcachedConn struct {
 	// they can not be written any more.
 	written int
 	failed  bool
+	// bounded says that a read deadline is set; writeBy is the write deadline
+	// that is.
+	bounded bool
+	writeBy time.Time
 	// looked says that a drain has taken what was sent before it; lookEnd is
 	// when it stops to look, 0 before it begins.
 	looked  bool
@@ -238,6 +245,14 @@ func (c *memcachedConn) read(need int) bool {
 	} else if idle := c.m.s.limits().IdleTimeout; idle > 0 {
 		deadline = time.Now().Add(idle)
 	}
+	room := c.buf[len(c.buf):cap(c.buf)]
+	if deadline.IsZero() && !c.bounded && !c.m.drains.Load() {
+		// A drain that begins now sets the deadline of every connection.
+		n, err := c.nc.Read(room)
+		c.buf = c.buf[:len(c.buf)+n]
+		return n > 0 || err == nil
+	}
+	c.bounded = !deadline.IsZero()
 	// Under the lock, as drain sets a deadline too and must win.
 	last := false
 	c.m.mu.Lock()
@@ -253,7 +268,6 @@ func (c *memcachedConn) read(need int) bool {
 	}
 	c.nc.SetReadDeadline(deadline)
 	c.m.mu.Unlock()
-	room := c.buf[len(c.buf):cap(c.buf)]
 	n, err := c.nc.Read(room)
 	c.buf = c.buf[:len(c.buf)+n]
 	if last {
@@ -393,7 +407,12 @@ func (c *memcachedConn) spill(out []byte) []byte {
 func (c *memcachedConn) write(out []byte) []byte {
 	c.written += len(out)
 	if len(out) > 0 && !c.failed {
-		c.nc.SetWriteDeadline(time.Now().Add(c.m.s.limits().WriteTimeout))
+		// To set it costs as much as parsing the request: not for each.
+		limit := c.m.s.limits().WriteTimeout
+		if now := time.Now(); c.writeBy.Sub(now) < limit-limit/8 {
+			c.writeBy = now.Add(limit + limit/8)
+			c.nc.SetWriteDeadline(c.writeBy)
+		}
 		_, err := c.nc.Write(out)
 		c.failed = err != nil
 	}
