@@ -117,78 +117,77 @@ func (s *requestStream) carry() {
 	// Requests that came in one read of the connection are handed out one by
 	// one; let the reader go on first.
 	runtime.Gosched()
+	var r streamRun
 	for {
 		s.mu.Lock()
-		requests := s.waiting
-		s.waiting = nil
-		if len(requests) == 0 {
+		// The list that was worked off is the next one's memory.
+		clear(r.requests)
+		r.requests, s.waiting = s.waiting, r.requests[:0]
+		if len(r.requests) == 0 {
 			s.running--
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
-		s.run(requests)
+		s.run(&r)
 	}
 }
 
+// A streamRun is a batch of a Stream. Its memory is used again for the next.
+type streamRun struct {
+	requests []*ringsidev1.StreamRequest
+	batch    client.Batch
+	places   []streamPlace
+}
+
+// A streamPlace is a request's place in the batch.
+type streamPlace struct {
+	name string
+	op   operation
+	i    int
+	err  error
+}
+
 // run carries out one batch and answers it.
-func (s *requestStream) run(requests []*ringsidev1.StreamRequest) {
+func (s *requestStream) run(r *streamRun) {
 	g := s.g
 	start := time.Now()
-	admitted := g.admit(int64(len(requests)))
+	n := int64(len(r.requests))
+	admitted := g.admit(n)
 	if admitted {
-		defer g.underWay.Add(-int64(len(requests)))
+		defer g.underWay.Add(-n)
 	}
-	span := g.s.tracer.call(s.ctx, ringsidev1.Cache_Stream_FullMethodName)
-	var b client.Batch
-	type place struct {
-		name string
-		op   operation
-		i    int
-		err  error
-	}
-	places := make([]place, len(requests))
-	for n, req := range requests {
-		p := &places[n]
-		var request any
-		request, p.name = streamed(req)
+	b := &r.batch
+	b.Reset()
+	clear(r.places)
+	r.places = r.places[:0]
+	for _, req := range r.requests {
+		request, name := streamed(req)
+		p := streamPlace{name: name}
 		if !admitted {
 			p.err = status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.limits().MaxRequests)
-			continue
+		} else if p.op, p.err = g.operation(request); p.err == nil {
+			p.i = p.op.add(b)
 		}
-		if p.op, p.err = g.operation(request); p.err == nil {
-			p.i = p.op.add(&b)
-		}
+		r.places = append(r.places, p)
 	}
-	g.s.client.Do(s.ctx, &b) //nolint:errcheck // each reply has its own
+	g.s.client.Do(s.ctx, b) //nolint:errcheck // each reply has its own
 	g.s.metrics.took(protocolGRPC, time.Since(start))
 	s.sending.Lock()
 	defer s.sending.Unlock()
-	failed := 0
-	for n := range places {
-		p := &places[n]
+	for i := range r.places {
+		p := &r.places[i]
 		var reply any
 		err := p.err
 		if err == nil {
-			reply, err = p.op.reply(&b, p.i)
+			reply, err = p.op.reply(b, p.i)
 		}
-		resp := streamReply(requests[n].GetId(), reply, err)
-		result := streamResult(resp)
-		g.s.metrics.request(protocolGRPC, p.name, result)
-		if result == resultError {
-			failed++
-		}
+		resp := streamReply(r.requests[i].GetId(), reply, err)
+		g.s.metrics.request(protocolGRPC, p.name, streamResult(resp))
 		if s.stream.Send(resp) != nil {
 			s.cancel() // the stream is broken, and Recv says so too
 		}
 		<-s.slots
-	}
-	if span != nil {
-		names := make([]string, len(places))
-		for n := range places {
-			names[n] = places[n].name
-		}
-		g.s.tracer.endBatch(span, &b, names, failed)
 	}
 }
 
