@@ -157,6 +157,7 @@ func (s *requestStream) run(r *streamRun) {
 	if admitted {
 		defer g.underWay.Add(-n)
 	}
+	span := g.s.tracer.call(s.ctx, ringsidev1.Cache_Stream_FullMethodName)
 	b := &r.batch
 	b.Reset()
 	clear(r.places)
@@ -175,6 +176,7 @@ func (s *requestStream) run(r *streamRun) {
 	g.s.metrics.took(protocolGRPC, time.Since(start))
 	s.sending.Lock()
 	defer s.sending.Unlock()
+	failed := 0
 	for i := range r.places {
 		p := &r.places[i]
 		var reply any
@@ -183,11 +185,22 @@ func (s *requestStream) run(r *streamRun) {
 			reply, err = p.op.reply(b, p.i)
 		}
 		resp := streamReply(r.requests[i].GetId(), reply, err)
-		g.s.metrics.request(protocolGRPC, p.name, streamResult(resp))
+		result := streamResult(resp)
+		g.s.metrics.request(protocolGRPC, p.name, result)
+		if result == resultError {
+			failed++
+		}
 		if s.stream.Send(resp) != nil {
 			s.cancel() // the stream is broken, and Recv says so too
 		}
 		<-s.slots
+	}
+	if span != nil {
+		names := make([]string, len(r.places))
+		for i := range r.places {
+			names[i] = r.places[i].name
+		}
+		g.s.tracer.endBatch(span, b, names, failed)
 	}
 }
 
