@@ -30,14 +30,15 @@ func TestExplainByGet(t *testing.T) {
 	if !regexp.MustCompile(`^VALUE ` + regexp.QuoteMeta(explain) + ` 0 \d+\r\n` + text("up", "dead") + `\r\nEND\r\n$`).MatchString(got) {
 		t.Errorf("get is answered %q", got)
 	}
+	encoded := base64.StdEncoding.EncodeToString([]byte(explain))
 	for send, want := range map[string]string{
-		"mg " + explain + " v O7 k\r\n":                                         `^VA \d+ O7 k` + regexp.QuoteMeta(explain) + `\r\n` + text("up", "dead") + `\r\n$`,
-		"mg " + explain + " t\r\n":                                              `^HD t-1\r\n$`,
-		"mg " + base64.StdEncoding.EncodeToString([]byte(explain)) + " b v\r\n": `^VA \d+ b\r\n` + text("up", "dead") + `\r\n$`,
-		"mg __ringside__.nothing v O1\r\n":                                      `^EN O1\r\n$`,
-		"mg __ringside__.nothing v q\r\n":                                       `^$`,
-		"get __ringside__.nothing __ringside__.explain\r\n":                     `^END\r\n$`,
-		"gets __ringside__.explain()\r\n":                                       `^VALUE __ringside__.explain\(\) 0 \d+ 0\r\nerror: .*empty\n\r\nEND\r\n$`,
+		"mg " + explain + " v O7 k\r\n":                     `^VA \d+ O7 k` + regexp.QuoteMeta(explain) + `\r\n` + text("up", "dead") + `\r\n$`,
+		"mg " + explain + " t\r\n":                          `^HD t-1\r\n$`,
+		"mg " + encoded + " b v\r\n":                        `^VA \d+ b\r\n` + text("up", "dead") + `\r\n$`,
+		"mg __ringside__.nothing v O1\r\n":                  `^EN O1\r\n$`,
+		"mg __ringside__.nothing v q\r\n":                   `^$`,
+		"get __ringside__.nothing __ringside__.explain\r\n": `^END\r\n$`,
+		"gets __ringside__.explain()\r\n":                   `^VALUE __ringside__.explain\(\) 0 \d+ 0\r\nerror: .*empty\n\r\nEND\r\n$`,
 	} {
 		if got := p.ask(send); !regexp.MustCompile(want).MatchString(got) {
 			t.Errorf("%q is answered %q, want %s", send, got, want)
