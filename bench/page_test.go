@@ -14,7 +14,7 @@ import (
 // pageReport is a run of everything that measured nothing but what a test says.
 func pageReport() *Report {
 	r := plotReport()
-	r.Reports = append(r.Reports, &Report{Scenario: "ring", Groups: ringGroups(ringSizes())})
+	r.Reports = append(r.Reports, &Report{Scenario: "ring", Groups: ringGroups(ringSizes())}, &Report{Scenario: "sidecar", Groups: sidecarGroups()})
 	groups := map[string][]Group{"client": clientGroups(), "rebalance": rebalanceGroups(), "failover": failoverGroups()}
 	for _, one := range r.Reports {
 		if g, ok := groups[one.Scenario]; ok {
