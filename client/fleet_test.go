@@ -239,7 +239,9 @@ func TestDiscovery(t *testing.T) {
 		cfg.Hooks.Discovered = func(_, l []string, _ error) {
 			mu.Lock()
 			defer mu.Unlock()
-			left = append(left, len(l))
+			if len(l) > 0 { // a file that is just being written is empty for a moment, which is an error
+				left = append(left, len(l))
+			}
 		}
 		c := newClient(t, cfg)
 		write("n8:1\n")
