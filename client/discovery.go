@@ -31,6 +31,13 @@ type source struct {
 	look  func(ctx context.Context) ([]string, error)
 }
 
+// LooksUp tells whether some of the servers have to be looked up. Then
+// SetServers does not last: the next look-up goes by those.
+func (c Config) LooksUp() bool {
+	_, sources, err := c.splitSources()
+	return err == nil && len(sources) > 0
+}
+
 // splitSources separates what is a server from what has to be looked up.
 func (c Config) splitSources() (static []string, sources []source, err error) {
 	var problems []error

@@ -61,7 +61,9 @@ type Config struct {
 	// the part that has come of one request (MaxValueBytes and 64 KiB, or the
 	// 1 MiB of a long get) and the replies of one exchange, which is at most
 	// 256 keys and at most 256 MiB by MaxValueBytes; idle it holds 16 KiB. One
-	// of gRPC has at most 1,024 messages of MaxValueBytes.
+	// of gRPC has at most 1,024 calls open, each with a message of
+	// MaxValueBytes or with the replies of a GetMulti; those under way are
+	// bounded by MaxRequests, and the leases that wait by as many.
 	MaxConns int
 	// CollapseGets has concurrent gets of one key, of connections of the
 	// memcached listener that ask for nothing else at the moment, share one
@@ -160,7 +162,11 @@ func (c *Config) credentials() error {
 // Off is the address of a listener that is not wanted.
 const Off = "off"
 
-const maxEmbedded = 64
+const (
+	maxEmbedded = 64
+	// maxWait bounds the times of the listeners.
+	maxWait = 24 * time.Hour
+)
 
 func (c Config) withDefaults() Config {
 	or := func(s *string, v string) {
@@ -259,8 +265,8 @@ func (c Config) Validate() error {
 		field string
 		v     time.Duration
 	}{{"WriteTimeout", c.WriteTimeout}, {"RequestTimeout", c.RequestTimeout}, {"DrainTimeout", c.DrainTimeout}} {
-		if d.v < 0 {
-			bad("%s is %v, it must be above 0", d.field, d.v)
+		if d.v < 0 || d.v > maxWait {
+			bad("%s is %v, it must be above 0 and at most %v", d.field, d.v, maxWait)
 		}
 	}
 	if c.Tracing != "" && c.Tracing != Off && c.Tracing != TracingEnv {

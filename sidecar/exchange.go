@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/ringside-cache/ringside/client"
@@ -228,8 +229,27 @@ func (x *exchange) reset(size int) {
 			x.requests[i] = new(memcached.Request)
 		}
 	}
+	for i := range x.steps {
+		// What they point to is a buffer that may be dropped, and a value that
+		// was answered; a retrieval that comes in parts is not done yet.
+		if req := x.steps[i].req; !x.steps[i].part {
+			clear(req.Keys)
+			clear(req.Meta)
+			req.Reset()
+		}
+	}
+	x.reply.Reset()
 	clear(x.steps)
 	x.steps, x.keys = x.steps[:0], 0
+}
+
+// trim lets go of what a long exchange took, before the connection may be idle
+// for long: some 170 KiB for 256 requests.
+func (x *exchange) trim() {
+	const keep = 64
+	if x.empty() && x.taken == 0 && max(len(x.requests), cap(x.steps)) > keep {
+		x.requests, x.steps, x.batch = nil, nil, client.Batch{}
+	}
 }
 
 // operations names the requests.
@@ -413,14 +433,14 @@ func appendOutcome(out []byte, c memcached.Command, err error) ([]byte, string) 
 }
 
 // publicError is an error's text without line ends, which would put the
-// stream out of step.
+// stream out of step, and in UTF-8, as gRPC refuses to send anything else.
 func publicError(err error) string {
-	text := []byte(err.Error())
+	text := []byte(strings.ToValidUTF8(err.Error(), "?"))
 	for i, c := range text {
 		if c < ' ' || c == 0x7f {
 			text[i] = ' '
 		}
 	}
 	const most = 400
-	return string(text[:min(len(text), most)])
+	return strings.ToValidUTF8(string(text[:min(len(text), most)]), "")
 }

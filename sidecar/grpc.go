@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,8 @@ type cacheServer struct {
 	life context.Context
 	// underWay counts requests, those of streams too.
 	underWay atomic.Int64
+	// waiting counts the calls of Lease that may wait, which are not under way.
+	waiting atomic.Int64
 	// nonce tells this process' versions from those of the one before, whose
 	// connections had the same numbers.
 	nonce uint64
@@ -111,9 +114,9 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 		return handler(ctx, req)
 	}
 	operation := path.Base(info.FullMethod)
-	if !g.admit(1) {
+	if g.admit(1) == 0 && !g.endsLease(req) {
 		g.s.metrics.request(protocolGRPC, operation, resultRefused)
-		return nil, status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.limits().MaxRequests)
+		return nil, statusOf(g.tooMany())
 	}
 	defer g.underWay.Add(-1)
 	start := time.Now()
@@ -125,14 +128,33 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 	return resp, err
 }
 
-// admit counts n requests as under way unless they are too many. The caller
-// takes them off again.
-func (g *cacheServer) admit(n int64) bool {
-	if g.underWay.Add(n) > int64(g.s.limits().MaxRequests) {
-		g.underWay.Add(-n)
-		return false
+// endsLease tells whether a request is what others wait for: it is let through
+// whatever is under way, and counted.
+func (g *cacheServer) endsLease(req any) bool {
+	switch req.(type) {
+	case *ringsidev1.FillRequest, *ringsidev1.ReleaseRequest:
+		g.underWay.Add(1)
+		return true
 	}
-	return true
+	return false
+}
+
+// admit counts up to n requests as under way, and tells how many there was room
+// for. The caller takes them off again.
+func (g *cacheServer) admit(n int64) int64 {
+	over := min(n, max(0, g.underWay.Add(n)-int64(g.s.limits().MaxRequests)))
+	g.underWay.Add(-over)
+	return n - over
+}
+
+// errTooMany and errDraining are said before anything is sent.
+var (
+	errTooMany  = errors.New("too many requests are under way")
+	errDraining = errors.New("the sidecar is draining")
+)
+
+func (g *cacheServer) tooMany() error {
+	return fmt.Errorf("%w: at most %d at a time", errTooMany, g.s.limits().MaxRequests)
 }
 
 // resultOf is the result of a gRPC request for the metrics.
@@ -154,7 +176,7 @@ func resultOf(resp any, err error) string {
 
 // statusOf makes a gRPC status of an error of the client or the broker.
 func statusOf(err error) error {
-	st := status.New(codeOf(err), err.Error())
+	st := status.New(codeOf(err), publicError(err))
 	with, detailErr := st.WithDetails(detailOf(err))
 	if detailErr != nil {
 		return st.Err() // a detail that can not be encoded is better left out
@@ -164,6 +186,12 @@ func statusOf(err error) error {
 
 func detailOf(err error) *ringsidev1.ErrorDetail {
 	detail := &ringsidev1.ErrorDetail{SafeToRetry: client.SafeToRetry(err)}
+	for _, unsent := range []error{errArgument, errTooMany, errDraining, stampede.ErrTerms, stampede.ErrOriginBusy, stampede.ErrClosed} {
+		detail.SafeToRetry = detail.SafeToRetry || errors.Is(err, unsent)
+	}
+	if errors.Is(err, client.ErrTooLarge) {
+		detail.SafeToRetry = !errors.Is(err, client.ErrServerError) // which the node itself has said
+	}
 	var op *client.OpError
 	if errors.As(err, &op) {
 		detail.Node = op.Node
@@ -179,7 +207,7 @@ func codeOf(err error) codes.Code {
 		return codes.InvalidArgument
 	case errors.Is(err, client.ErrClientError):
 		return codes.FailedPrecondition
-	case errors.Is(err, client.ErrOverloaded), errors.Is(err, stampede.ErrOriginBusy):
+	case errors.Is(err, client.ErrOverloaded), errors.Is(err, stampede.ErrOriginBusy), errors.Is(err, errTooMany):
 		return codes.ResourceExhausted
 	case errors.Is(err, client.ErrNoMeta):
 		return codes.Unimplemented
@@ -190,7 +218,7 @@ func codeOf(err error) codes.Code {
 		return codes.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		return codes.DeadlineExceeded
-	case errors.Is(err, client.ErrConnLost), errors.Is(err, client.ErrNodeDown),
+	case errors.Is(err, client.ErrConnLost), errors.Is(err, client.ErrNodeDown), errors.Is(err, errDraining),
 		errors.Is(err, client.ErrClosed), errors.Is(err, stampede.ErrClosed):
 		return codes.Unavailable
 	}

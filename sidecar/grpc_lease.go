@@ -5,11 +5,10 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	ringsidev1 "github.com/ringside-cache/ringside/proto/ringside/v1"
 	"github.com/ringside-cache/ringside/stampede"
@@ -21,14 +20,14 @@ type leasingListener struct {
 	net.Listener
 	gone func(*stampede.Holder)
 
-	// mu guards silent: the connections that have sent nothing yet, for which
-	// GracefulStop would wait.
-	mu     sync.Mutex
-	silent map[*leasingConn]struct{}
+	// mu guards open, and silent: the connections that have sent nothing yet,
+	// for which GracefulStop would wait.
+	mu           sync.Mutex
+	silent, open map[*leasingConn]struct{}
 }
 
 func newLeasingListener(l net.Listener, gone func(*stampede.Holder)) *leasingListener {
-	return &leasingListener{Listener: l, gone: gone, silent: make(map[*leasingConn]struct{})}
+	return &leasingListener{Listener: l, gone: gone, silent: make(map[*leasingConn]struct{}), open: make(map[*leasingConn]struct{})}
 }
 
 func (l *leasingListener) Accept() (net.Conn, error) {
@@ -36,9 +35,9 @@ func (l *leasingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder)}}
+	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder), new(atomic.Int64)}}
 	l.mu.Lock()
-	l.silent[c] = struct{}{}
+	l.silent[c], l.open[c] = struct{}{}, struct{}{}
 	l.mu.Unlock()
 	return c, nil
 }
@@ -52,6 +51,19 @@ func (l *leasingListener) endSilent() {
 	defer l.mu.Unlock()
 	for c := range l.silent {
 		c.Conn.Close() // its reader does the rest
+	}
+}
+
+// endAll closes every connection. Stop and GracefulStop wait for a handshake
+// that does not go on, without closing anything.
+func (l *leasingListener) endAll() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		c.Conn.Close()
 	}
 }
 
@@ -83,7 +95,13 @@ func (c *leasingConn) Read(b []byte) (int, error) {
 type leasingAddr struct {
 	net.Addr
 	holder *stampede.Holder
+	// waiting counts the connection's calls of Lease that may wait.
+	waiting *atomic.Int64
 }
+
+// maxWaiting bounds the calls of a connection that wait, so that others of its
+// maxCalls are left for Fill.
+const maxWaiting = maxCalls / 2
 
 func (c *leasingConn) RemoteAddr() net.Addr { return c.addr }
 
@@ -91,6 +109,9 @@ func (c *leasingConn) Close() error {
 	err := c.Conn.Close()
 	c.ended.Do(func() {
 		c.l.heard(c)
+		c.l.mu.Lock()
+		delete(c.l.open, c)
+		c.l.mu.Unlock()
 		c.l.gone(c.addr.holder)
 	})
 	return err
@@ -103,6 +124,16 @@ func holderOf(ctx context.Context) *stampede.Holder {
 		}
 	}
 	return nil
+}
+
+// waitingOf gives the count of the caller's connection.
+func waitingOf(ctx context.Context) *atomic.Int64 {
+	if p, ok := peer.FromContext(ctx); ok {
+		if addr, ok := p.Addr.(leasingAddr); ok {
+			return addr.waiting
+		}
+	}
+	return new(atomic.Int64)
 }
 
 // ask makes the broker's Ask of what Lease and Invalidate have in common.
@@ -125,14 +156,21 @@ func (g *cacheServer) Lease(ctx context.Context, req *ringsidev1.LeaseRequest) (
 	a := ask(ctx, req.GetKey(), req.GraceSeconds, req.LeaseSeconds)
 	a.Wait = time.Duration(req.GetWaitMillis()) * time.Millisecond
 	a.Fresh = req.GetFresh()
-	// A drain does not wait for those who wait.
-	waiting, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(g.life, cancel)()
-	answer, err := g.s.broker.Lease(waiting, a)
-	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
-		return nil, status.Error(codes.Unavailable, "the sidecar is draining")
+	a.Until = g.life.Done() // a drain does not wait for those who wait
+	if a.Wait > 0 {
+		// Those who wait are not work, and must not keep the one out that they
+		// wait for: not here, and not among the calls of their connection.
+		waiting := waitingOf(ctx)
+		all := g.waiting.Add(1)
+		if waiting.Add(1) > maxWaiting || all > int64(g.s.limits().MaxRequests) {
+			a.Wait = 0
+		}
+		defer waiting.Add(-1)
+		defer g.waiting.Add(-1)
+		g.underWay.Add(-1)
+		defer g.underWay.Add(1)
 	}
+	answer, err := g.s.broker.Lease(ctx, a)
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -155,7 +193,7 @@ func leaseResponse(a stampede.Answer) *ringsidev1.LeaseResponse {
 		resp.Token = []byte(a.Token)
 	}
 	if a.Err != nil {
-		resp.Message = a.Err.Error()
+		resp.Message = publicError(a.Err)
 	}
 	return resp
 }

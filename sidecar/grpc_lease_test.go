@@ -246,3 +246,61 @@ func TestGRPCLeaseBadInput(t *testing.T) {
 		t.Errorf("over MaxLoads: %v", err)
 	}
 }
+
+// Those who wait do not keep out the one that they wait for.
+func TestGRPCLeaseWaitersAreNoWork(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", Admin: "on", MaxRequests: 4})
+	l := lessee{t, cacheOf(t, s), within(t)}
+	first := l.lease(&ringsidev1.LeaseRequest{}, won, "")
+	results := make(chan *ringsidev1.LeaseResponse, 4)
+	for range cap(results) {
+		go func() {
+			resp, err := l.c.Lease(l.ctx, &ringsidev1.LeaseRequest{Key: key, WaitMillis: 20000})
+			if err != nil {
+				t.Error(err)
+			}
+			results <- resp
+		}()
+	}
+	eventually(t, "all of them wait", func() bool { return s.metric(t, "ringside_lease_waiting") == float64(cap(results)) })
+	l.lease(&ringsidev1.LeaseRequest{WaitMillis: 20000}, wait, "") // more do not
+	l.fill(first.GetToken(), "v", ringsidev1.FillResponse_OUTCOME_STORED)
+	for range cap(results) {
+		l.is(<-results, fresh, "v")
+	}
+}
+
+// A drain answers those who wait at once, and that is no error.
+func TestGRPCLeaseDrain(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", Admin: "on", DrainTimeout: patience})
+	l := lessee{t, cacheOf(t, s), within(t)}
+	l.lease(&ringsidev1.LeaseRequest{}, won, "")
+	done := make(chan error, 1)
+	go func() {
+		resp, err := l.c.Lease(l.ctx, &ringsidev1.LeaseRequest{Key: key, WaitMillis: 60000})
+		if err == nil && resp.GetState() != wait {
+			t.Errorf("%v", resp)
+		}
+		done <- err
+	}()
+	eventually(t, "it waits", func() bool { return s.metric(t, "ringside_lease_waiting") == 1 })
+	s.cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	s.stop(t)
+}
+
+// Whatever bytes a marker has, what is answered is UTF-8.
+func TestGRPCLeaseOfAnOddMarker(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", Memcached: "on"})
+	l, p := lessee{t, cacheOf(t, s), within(t)}, dial(t, s.addr("memcached"))
+	p.want("set key 1381188611 0 1\r\n\xff\r\n", "STORED\r\n") // the flags of a failed load
+	none := uint32(0)
+	if got := l.lease(&ringsidev1.LeaseRequest{GraceSeconds: &none}, failed, "").GetMessage(); got != "stampede: the load failed elsewhere: ?" {
+		t.Errorf("%q", got)
+	}
+}

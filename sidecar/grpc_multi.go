@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"google.golang.org/grpc/codes"
 
@@ -15,11 +14,36 @@ import (
 const (
 	// maxMultiKeys bounds a GetMulti.
 	maxMultiKeys = 10000
-	// multiChunk is how many of them are read at a time, and maxMultiBytes how
-	// many bytes of values may have been found before the next of them are.
-	multiChunk    = 1000
+	// maxMultiBytes is how many bytes of values may have been found before the
+	// next of them are read.
 	maxMultiBytes = 64 << 20
+
+	// maxChunk and chunkBytes bound the keys that are read at a time and, as
+	// far as the values before let it be known, their bytes.
+	firstChunk = 64
+	maxChunk   = 1000
+	chunkBytes = 4 << 20
 )
+
+// A chunkLimit is how many keys to read at a time. How large their values are
+// shows only when they are there.
+type chunkLimit struct{ n int }
+
+func (c *chunkLimit) keys() int {
+	if c.n == 0 {
+		c.n = firstChunk
+	}
+	return c.n
+}
+
+// saw fits it to keys that had size bytes.
+func (c *chunkLimit) saw(keys, size int) {
+	if size > chunkBytes {
+		c.n = max(1, min(c.keys(), keys*chunkBytes/size))
+	} else {
+		c.n = min(2*c.keys(), maxChunk)
+	}
+}
 
 func (g *cacheServer) GetMulti(ctx context.Context, req *ringsidev1.GetMultiRequest) (*ringsidev1.GetMultiResponse, error) {
 	if n := len(req.GetKeys()); n > maxMultiKeys {
@@ -35,7 +59,10 @@ func (g *cacheServer) GetMulti(ctx context.Context, req *ringsidev1.GetMultiRequ
 	}
 	resp := &ringsidev1.GetMultiResponse{}
 	size := 0
-	for chunk := range slices.Chunk(keys, multiChunk) {
+	var limit chunkLimit
+	for len(keys) > 0 {
+		chunk := keys[:min(len(keys), limit.keys())]
+		keys = keys[len(chunk):]
 		if size > maxMultiBytes {
 			for _, key := range chunk {
 				resp.Failures = append(resp.Failures, &ringsidev1.Failure{
@@ -45,7 +72,9 @@ func (g *cacheServer) GetMulti(ctx context.Context, req *ringsidev1.GetMultiRequ
 			}
 			continue
 		}
-		size += g.appendChunk(ctx, chunk, resp)
+		found := g.appendChunk(ctx, chunk, resp)
+		limit.saw(len(chunk), found)
+		size += found
 	}
 	return resp, nil
 }
@@ -67,7 +96,7 @@ func (g *cacheServer) appendChunk(ctx context.Context, keys []string, resp *ring
 			size += len(item.Value)
 		case !errors.Is(err, client.ErrCacheMiss):
 			resp.Failures = append(resp.Failures, &ringsidev1.Failure{
-				Key: []byte(key), Code: int32(codeOf(err)), Message: err.Error(), Node: detailOf(err).GetNode(),
+				Key: []byte(key), Code: int32(codeOf(err)), Message: publicError(err), Node: detailOf(err).GetNode(),
 			})
 		}
 	}

@@ -32,6 +32,9 @@ type requestStream struct {
 	stream grpc.BidiStreamingServer[ringsidev1.StreamRequest, ringsidev1.StreamResponse]
 	ctx    context.Context
 	cancel context.CancelFunc
+	// stuck is closed when a reply could not be sent for too long.
+	stuck  chan struct{}
+	gaveUp sync.Once
 	// slots has a place for each request that is under way.
 	slots chan struct{}
 
@@ -45,7 +48,7 @@ type requestStream struct {
 }
 
 func (g *cacheServer) Stream(stream grpc.BidiStreamingServer[ringsidev1.StreamRequest, ringsidev1.StreamResponse]) error {
-	s := &requestStream{g: g, stream: stream, slots: make(chan struct{}, streamRequests)}
+	s := &requestStream{g: g, stream: stream, slots: make(chan struct{}, streamRequests), stuck: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(stream.Context())
 	defer s.cancel()
 	ended := make(chan error, 1)
@@ -61,11 +64,24 @@ func (g *cacheServer) Stream(stream grpc.BidiStreamingServer[ringsidev1.StreamRe
 		case err = <-ended:
 		case <-timer.C:
 			s.stop()
-			err = status.Error(codes.Unavailable, "the sidecar is draining")
+			err = statusOf(errDraining)
 		}
+	case <-s.stuck:
+		// Its memory is what the others need. The work under way ends as the
+		// stream does with this.
+		return status.Error(codes.ResourceExhausted, "the replies are not read")
 	}
-	s.work.Wait()
-	return err
+	done := make(chan struct{})
+	go func() {
+		s.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return err
+	case <-s.stuck:
+		return status.Error(codes.ResourceExhausted, "the replies are not read")
+	}
 }
 
 // read takes requests until the caller closes its side.
@@ -129,7 +145,9 @@ func (s *requestStream) carry() {
 			return
 		}
 		s.mu.Unlock()
-		s.run(&r)
+		for rest := r.requests; len(rest) > 0; {
+			rest = rest[s.run(&r, rest):]
+		}
 	}
 }
 
@@ -138,6 +156,7 @@ type streamRun struct {
 	requests []*ringsidev1.StreamRequest
 	batch    client.Batch
 	places   []streamPlace
+	limit    chunkLimit
 }
 
 // A streamPlace is a request's place in the batch.
@@ -148,35 +167,40 @@ type streamPlace struct {
 	err  error
 }
 
-// run carries out one batch and answers it.
-func (s *requestStream) run(r *streamRun) {
+// run carries out the first requests, as many as go together, answers them, and
+// gives their number.
+func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) int {
 	g := s.g
 	start := time.Now()
-	n := int64(len(r.requests))
-	admitted := g.admit(n)
-	if admitted {
-		defer g.underWay.Add(-n)
-	}
+	requests = requests[:min(len(requests), r.limit.keys())]
+	admitted := g.admit(int64(len(requests)))
 	span := g.s.tracer.call(s.ctx, ringsidev1.Cache_Stream_FullMethodName)
 	b := &r.batch
 	b.Reset()
 	clear(r.places)
 	r.places = r.places[:0]
-	for _, req := range r.requests {
+	for i, req := range requests {
 		request, name := streamed(req)
 		p := streamPlace{name: name}
-		if !admitted {
-			p.err = status.Errorf(codes.ResourceExhausted, "%d requests are under way", g.s.limits().MaxRequests)
+		if int64(i) >= admitted {
+			p.err = g.tooMany()
 		} else if p.op, p.err = g.operation(request); p.err == nil {
 			p.i = p.op.add(b)
 		}
 		r.places = append(r.places, p)
 	}
 	g.s.client.Do(s.ctx, b) //nolint:errcheck // each reply has its own
+	// Not behind the replies: a caller that reads none would use up what all
+	// have together.
+	g.underWay.Add(-admitted)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
 	s.sending.Lock()
 	defer s.sending.Unlock()
-	failed := 0
+	failed, size := 0, 0
+	// A caller that reads nothing for so long is cut off.
+	patience := g.s.limits().WriteTimeout
+	late := time.AfterFunc(patience, s.giveUp)
+	defer late.Stop()
 	for i := range r.places {
 		p := &r.places[i]
 		var reply any
@@ -184,17 +208,20 @@ func (s *requestStream) run(r *streamRun) {
 		if err == nil {
 			reply, err = p.op.reply(b, p.i)
 		}
-		resp := streamReply(r.requests[i].GetId(), reply, err)
+		resp := streamReply(requests[i].GetId(), reply, err)
 		result := streamResult(resp)
 		g.s.metrics.request(protocolGRPC, p.name, result)
 		if result == resultError {
 			failed++
 		}
+		size += len(resp.GetGet().GetValue().GetValue())
 		if s.stream.Send(resp) != nil {
 			s.cancel() // the stream is broken, and Recv says so too
 		}
+		late.Reset(patience)
 		<-s.slots
 	}
+	r.limit.saw(len(r.places), size)
 	if span != nil {
 		names := make([]string, len(r.places))
 		for i := range r.places {
@@ -202,6 +229,13 @@ func (s *requestStream) run(r *streamRun) {
 		}
 		g.s.tracer.endBatch(span, b, names, failed)
 	}
+	return len(requests)
+}
+
+// giveUp ends a stream whose replies are not read.
+func (s *requestStream) giveUp() {
+	s.cancel()
+	s.gaveUp.Do(func() { close(s.stuck) })
 }
 
 // streamed is the request in a message and its method's name; nil where there
@@ -240,12 +274,8 @@ func streamed(req *ringsidev1.StreamRequest) (request any, name string) {
 func streamReply(id uint64, reply any, err error) *ringsidev1.StreamResponse {
 	resp := &ringsidev1.StreamResponse{Id: id}
 	if err != nil {
-		code, message := codeOf(err), err.Error()
-		if st, ok := status.FromError(err); ok {
-			code, message = st.Code(), st.Message()
-		}
 		resp.Response = &ringsidev1.StreamResponse_Error{Error: &ringsidev1.StreamError{
-			Code: int32(code), Message: message, Detail: detailOf(err),
+			Code: int32(codeOf(err)), Message: publicError(err), Detail: detailOf(err),
 		}}
 		return resp
 	}

@@ -203,3 +203,83 @@ func TestGRPCStreamDrain(t *testing.T) {
 	}
 	s.stop(t)
 }
+
+// A caller that does not read its replies is cut off, and takes nothing from
+// the others meanwhile.
+func TestGRPCStreamThatIsNotRead(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", MaxRequests: 500, WriteTimeout: 2 * time.Second})
+	c, ctx := cacheOf(t, s), within(t)
+	if _, err := c.Set(ctx, &ringsidev1.SetRequest{Key: key, Value: make([]byte, 100_000)}); err != nil {
+		t.Fatal(err)
+	}
+	var streams []ringsidev1.Cache_StreamClient
+	for range 4 {
+		stream, err := cacheOf(t, s).Stream(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, stream)
+		for i := range uint64(200) {
+			if err := stream.Send(&ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: key}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	time.Sleep(3 * time.Second) // it is cut off after two
+	eventually(t, "others are answered", func() bool {
+		for range 20 {
+			if _, err := c.Get(ctx, &ringsidev1.GetRequest{Key: []byte("small")}); err != nil {
+				return false
+			}
+		}
+		return true
+	})
+	for _, stream := range streams {
+		var err error
+		for err == nil { // what had been sent, then the end
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("the end is %v", err)
+		}
+	}
+}
+
+// Of a burst as many are carried out as there is room for.
+func TestGRPCStreamOverTheLimit(t *testing.T) {
+	t.Parallel()
+	s, server := onMemcached(t, sidecar.Config{GRPC: "on", MaxRequests: 3, Client: client.Config{Health: never, Timeout: patience / 4}})
+	c, ctx := cacheOf(t, s), within(t)
+	if _, err := c.Get(ctx, &ringsidev1.GetRequest{Key: key}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Stop(); err != nil { // so that all are under way at once
+		t.Fatal(err)
+	}
+	const n = 20
+	for i := range uint64(n) {
+		if err := stream.Send(&ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: key}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := map[codes.Code]int{}
+	for range n {
+		resp, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := resp.GetError()
+		count[codes.Code(e.GetCode())]++
+		if refused := codes.Code(e.GetCode()) == codes.ResourceExhausted; e.GetDetail().GetSafeToRetry() != refused {
+			t.Errorf("%v", e)
+		}
+	}
+	if count[codes.DeadlineExceeded] != 3 || count[codes.ResourceExhausted] != n-3 {
+		t.Errorf("%v", count)
+	}
+}

@@ -238,6 +238,9 @@ func (c *memcachedConn) read(need int) bool {
 	if len(c.buf) == 0 && cap(c.buf) > keepConnBuffer {
 		c.buf = nil
 	}
+	if len(c.buf) == 0 {
+		c.run.trim()
+	}
 	c.makeRoom(need)
 	var deadline time.Time
 	if len(c.buf) > 0 || c.pass > 0 {
@@ -273,7 +276,7 @@ func (c *memcachedConn) read(need int) bool {
 	if last {
 		// What TLS gives is one record, and others may be behind it.
 		_, records := c.nc.(*tls.Conn)
-		c.looked = n < len(room) && (!records || err != nil || time.Now().After(c.lookEnd))
+		c.looked = n < len(room) && (!records || err != nil) || time.Now().After(c.lookEnd)
 	}
 	return n > 0 || err == nil
 }
@@ -409,7 +412,8 @@ func (c *memcachedConn) write(out []byte) []byte {
 	if len(out) > 0 && !c.failed {
 		// To set it costs as much as parsing the request: not for each.
 		limit := c.m.s.limits().WriteTimeout
-		if now := time.Now(); c.writeBy.Sub(now) < limit-limit/8 {
+		now := time.Now()
+		if left := c.writeBy.Sub(now); left < limit-limit/8 || left > limit+limit/8 {
 			c.writeBy = now.Add(limit + limit/8)
 			c.nc.SetWriteDeadline(c.writeBy)
 		}

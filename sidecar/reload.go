@@ -26,8 +26,14 @@ func (s *Sidecar) Apply(next *Settings) error {
 	var fixed []string
 	servers := false
 	for _, one := range s.settings.changes(&full) {
-		if one.Path == "nodes.dial_timeout" && full.Client.DialTimeout == full.Client.Timeout {
+		if one.Path == "nodes.dial_timeout" && full.Client.DialTimeout == full.Client.Timeout &&
+			s.settings.Client.DialTimeout == s.settings.Client.Timeout {
 			continue // it is what it is by the other
+		}
+		if one.Path == "servers" && (s.settings.Client.LooksUp() || full.Client.LooksUp()) {
+			// The client would go on to follow what it was started with.
+			fixed = append(fixed, "servers that are looked up")
+			continue
 		}
 		if !one.Reloads {
 			fixed = append(fixed, one.Path)

@@ -166,6 +166,32 @@ func TestApplyIsAllOrNothing(t *testing.T) {
 	}
 }
 
+// A client that looks its servers up goes on to do so: another list is for the
+// next start.
+func TestReloadOfServersThatAreLookedUp(t *testing.T) {
+	t.Parallel()
+	list := filepath.Join(t.TempDir(), "servers")
+	if err := os.WriteFile(list, []byte("a:1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set := &sidecar.Settings{Config: free(sidecar.Config{Client: client.Config{Servers: []string{"file:" + list}}})}
+	s, err := sidecar.StartWith(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	next := *set
+	next.Client.Servers = []string{"b:1"}
+	if err := s.Apply(&next); err == nil || !strings.Contains(err.Error(), "servers that are looked up can not change") {
+		t.Error(err)
+	}
+	next = *set
+	next.MaxConns = 7
+	if err := s.Apply(&next); err != nil {
+		t.Errorf("something else: %v", err)
+	}
+}
+
 // Passwords and certificates of the nodes come from files.
 func TestNodeCredentials(t *testing.T) {
 	t.Parallel()

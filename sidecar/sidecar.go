@@ -285,6 +285,7 @@ func (s *Sidecar) drain() {
 		select {
 		case <-stopped:
 		case <-ctx.Done():
+			s.leasing.endAll()
 			s.grpc.Stop()
 		}
 	})

@@ -25,6 +25,7 @@ type Broker struct {
 	// is called under it.
 	mu    sync.Mutex
 	loans map[string]*loan
+	lent  map[Lease]*loan // the same by the lease
 	rooms map[string][]*room
 }
 
@@ -38,7 +39,7 @@ func NewBroker(store Store, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Broker{cache: c, loans: make(map[string]*loan), rooms: make(map[string][]*room)}, nil
+	return &Broker{cache: c, loans: make(map[string]*loan), lent: make(map[Lease]*loan), rooms: make(map[string][]*room)}, nil
 }
 
 // Stats gives the counters. A lease that is lent is a load.
@@ -109,6 +110,9 @@ type Ask struct {
 	// Fresh asks not to be served a stale value, but to wait as for a missing
 	// one.
 	Fresh bool
+	// Until, if not nil, ends the wait when it is closed, as the end of Wait
+	// does.
+	Until <-chan struct{}
 	// Holder, if not nil, is who the lease is lent to.
 	Holder *Holder
 }
@@ -148,6 +152,7 @@ type loan struct {
 	won      Reply
 	verdict  verdict
 	settings settings
+	lease    time.Duration
 	began    time.Time
 	holder   *Holder
 	// overdue frees the slot of a caller who does not come back. By then the
@@ -242,7 +247,8 @@ func (b *Broker) read(ctx context.Context, key string, t *terms, reopen Lease, s
 func (b *Broker) judge(ctx context.Context, key string, a *answer, t *terms, h *Holder) (_ Answer, err error, ok bool) { //nolint:revive // ok says whether the others count
 	c := b.cache
 	v := judge(&a.Reply, t.grace)
-	if a.Taken && (v == stale || v == missing || v == uncachable) && c.watch.taken(a.Lease, time.Now(), t.lease) {
+	if a.Taken && (v == stale || v == missing || v == uncachable) &&
+		c.watch.taken(a.Lease, time.Now(), max(t.lease, b.lentFor(a.Lease))) {
 		// Its holder is believed dead.
 		stub := time.Duration(0)
 		if a.isStub() {
@@ -293,6 +299,17 @@ func (b *Broker) judge(ctx context.Context, key string, a *answer, t *terms, h *
 	return Answer{State: StateNoLease}, nil, true
 }
 
+// lentFor is how long the caller that has a lease of this Broker's may take: he
+// has asked for it, whatever others believe. 0 for the lease of somebody else.
+func (b *Broker) lentFor(lease Lease) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := b.lent[lease]; l != nil {
+		return l.lease
+	}
+	return 0
+}
+
 // lend gives a lease that was won to a caller. It does not where MaxLoads are
 // lent, or the holder has gone.
 func (b *Broker) lend(key string, a *answer, v verdict, t *terms, h *Holder) (Answer, bool) {
@@ -300,14 +317,14 @@ func (b *Broker) lend(key string, a *answer, v verdict, t *terms, h *Holder) (An
 	if !c.acquire() {
 		return Answer{}, false
 	}
-	l := &loan{token: rand.Text(), won: a.Reply, verdict: v, settings: t.settings, began: time.Now()}
+	l := &loan{token: rand.Text(), won: a.Reply, verdict: v, settings: t.settings, lease: t.lease, began: time.Now()}
 	b.mu.Lock()
 	if h != nil && h.gone || c.life.Err() != nil {
 		b.mu.Unlock()
 		<-c.slots
 		return Answer{}, false
 	}
-	b.loans[l.token] = l
+	b.loans[l.token], b.lent[a.Lease] = l, l
 	l.lendTo(h)
 	l.overdue = time.AfterFunc(t.stub(), func() { b.take(l.token) })
 	b.mu.Unlock()
@@ -338,6 +355,9 @@ func (b *Broker) take(token string) *loan {
 	l := b.loans[token]
 	if l != nil {
 		delete(b.loans, token)
+		if b.lent[l.won.Lease] == l {
+			delete(b.lent, l.won.Lease)
+		}
 		if l.holder != nil {
 			delete(l.holder.loans, l)
 		}
@@ -474,11 +494,13 @@ func (b *Broker) Invalidate(ctx context.Context, ask Ask, want bool) (Answer, er
 		return Answer{}, err
 	}
 	answer, err, ok := b.judge(ctx, ask.Key, &a, &t, ask.Holder)
-	if !ok {
+	switch {
+	case !ok:
 		answer.State = StateWait
+	case errors.Is(err, ErrOriginBusy): // the change is made all the same
+		answer = Answer{State: StateNoLease, Err: err}
+	case err != nil:
+		return answer, err
 	}
-	if err == nil {
-		err = changed
-	}
-	return answer, err
+	return answer, changed
 }

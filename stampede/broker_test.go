@@ -325,6 +325,51 @@ func TestBrokerTakesOver(t *testing.T) {
 	})
 }
 
+// A caller has the time that it asked for, whatever those who wait believe.
+func TestBrokerKeepsToTheHoldersLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroking(t, stampede.Config{})
+		slow := b.ask(stampede.Ask{Lease: time.Minute}, stampede.StateWon)
+		result := b.waiting(t.Context(), stampede.Ask{Lease: 4 * time.Second, Wait: time.Minute})
+		time.Sleep(30 * time.Second)
+		b.fill(slow.Token, "v", nil)
+		if a, took, err := result(); err != nil || string(a.Value) != "v" || took != 30*time.Second {
+			t.Errorf("%+v after %v, %v", a, took, err)
+		}
+	})
+}
+
+// A wait ends when the caller says so, and that is no error.
+func TestBrokerUntil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroking(t, stampede.Config{})
+		b.ask(stampede.Ask{}, stampede.StateWon)
+		until := make(chan struct{})
+		result := b.waiting(t.Context(), stampede.Ask{Wait: time.Minute, Until: until})
+		time.Sleep(2 * time.Second)
+		close(until)
+		if a, took, err := result(); err != nil || a.State != stampede.StateWait || took != 2*time.Second {
+			t.Errorf("%+v after %v, %v", a, took, err)
+		}
+	})
+}
+
+// An invalidation that is done is no error because no lease is to be had.
+func TestBrokerInvalidateWithoutALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroking(t, stampede.Config{MaxLoads: 1})
+		b.ask(stampede.Ask{}, stampede.StateWon)
+		a, err := b.b.Invalidate(t.Context(), stampede.Ask{Key: "other", Grace: stampede.None}, true)
+		if err != nil || a.State != stampede.StateNoLease || !errors.Is(a.Err, stampede.ErrOriginBusy) {
+			t.Errorf("%+v, %v", a, err)
+		}
+		b.store.standIn = true
+		if _, err := b.b.Invalidate(t.Context(), stampede.Ask{Key: "other", Grace: stampede.None}, true); !errors.Is(err, stampede.ErrOwnerDown) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestBrokerMaxLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBroking(t, stampede.Config{MaxLoads: 1})

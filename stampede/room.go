@@ -40,6 +40,7 @@ func (b *Broker) wait(ctx context.Context, ask *Ask, t *terms) (Answer, error) {
 	select {
 	case <-w.done:
 	case <-timer.C:
+	case <-ask.Until:
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
