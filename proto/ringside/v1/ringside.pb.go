@@ -19,7 +19,8 @@
 // A miss, a conflict and "not stored" are fields of the reply. What went wrong
 // is a gRPC status, for every method:
 //   INVALID_ARGUMENT    the key, the value's size, a time or a token is not
-//                       what it may be. Nothing was sent.
+//                       what it may be. Nothing was sent, unless it is the
+//                       node that finds the value too large.
 //   FAILED_PRECONDITION the node refuses: the value is no number.
 //   UNAVAILABLE         the node could not be reached, is ejected, or the
 //                       connection to it broke.
@@ -487,8 +488,8 @@ func (x *GetResponse) GetValue() *Value {
 type GetMultiRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 10,000 keys. A key may stand twice and is answered once. When the
-	// values found have 64 MiB, the keys after the next 1,000 at most fail with
-	// RESOURCE_EXHAUSTED and can be asked for in another call.
+	// values found have 64 MiB, the keys behind them fail with RESOURCE_EXHAUSTED
+	// and can be asked for in another call.
 	Keys          [][]byte `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2292,7 +2293,9 @@ type LeaseRequest struct {
 	// sidecar's configured grace (1 h). 0: none, an expired value is gone.
 	GraceSeconds *uint32 `protobuf:"varint,2,opt,name=grace_seconds,json=graceSeconds,proto3,oneof" json:"grace_seconds,omitempty"`
 	// How long the caller may take to Fill until others take the lease over: 2 s
-	// to 1 h. Not set: the sidecar's configured lease (10 s).
+	// to 1 h. Callers of other sidecars, and Go services, go by their own, so all
+	// that use the key should say the same. Not set: the sidecar's configured
+	// lease (10 s).
 	LeaseSeconds *uint32 `protobuf:"varint,3,opt,name=lease_seconds,json=leaseSeconds,proto3,oneof" json:"lease_seconds,omitempty"`
 	// How long to wait for another caller's fill where there is no value, at
 	// most 60,000. The caller's deadline bounds it too. 0: do not wait.

@@ -19,7 +19,8 @@
 // A miss, a conflict and "not stored" are fields of the reply. What went wrong
 // is a gRPC status, for every method:
 //   INVALID_ARGUMENT    the key, the value's size, a time or a token is not
-//                       what it may be. Nothing was sent.
+//                       what it may be. Nothing was sent, unless it is the
+//                       node that finds the value too large.
 //   FAILED_PRECONDITION the node refuses: the value is no number.
 //   UNAVAILABLE         the node could not be reached, is ejected, or the
 //                       connection to it broke.
