@@ -54,7 +54,7 @@ func (r *Runner) Plan(experiments []Experiment, total time.Duration) error {
 	r.Measure = work - r.Warmup
 	if r.Measure < minMeasure {
 		need := fixed + time.Duration(timed)*(minMeasure*6/5+turnOverhead)
-		return fmt.Errorf("%v is too short for %d rounds, they need %v", total, r.Rounds, (need + time.Second).Truncate(time.Second))
+		return fmt.Errorf("%v is too short for %d rounds, they need %v or more", total, r.Rounds, (need + time.Second).Truncate(time.Second))
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 		}),
 	}
 	m.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "ringside_config_reloads_total", Help: "Times that the config file was read and applied, or refused.",
+		Name: "ringside_config_reloads_total", Help: "Times that the config file was read and applied, at the start too, or refused.",
 	}, []string{"result"})
 	m.reloadGood = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "ringside_config_last_reload_successful", Help: "1 when the config file as it is now is in use, 0 when it was refused.",

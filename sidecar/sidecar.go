@@ -290,6 +290,11 @@ func (s *Sidecar) drain() {
 		}
 	})
 	draining.Wait()
+	if ctx.Err() != nil {
+		s.log.Warn("drain timed out, what was under way is cut off", "timeout", timeout.String())
+	} else {
+		s.log.Info("drained")
+	}
 	// Shutdown waits five seconds for a connection that has sent nothing.
 	ctx, cancel = context.WithTimeout(ctx, adminGrace)
 	defer cancel()

@@ -60,6 +60,11 @@ func parseRing(flag, servers, dialect string) (*ring.Ring, error) {
 	if len(splitList(servers)) == 0 {
 		return nil, usagef("%s is needed: a comma-separated list of servers", flag)
 	}
+	for _, server := range splitList(servers) {
+		if (client.Config{Servers: []string{server}}).LooksUp() {
+			return nil, usagef("%s: %q is looked up by serve and the key operations only; here the servers themselves are needed", flag, server)
+		}
+	}
 	nodes, err := ring.ParseNodes(splitList(servers))
 	if err != nil {
 		return nil, usagef("%s: %w", flag, err)

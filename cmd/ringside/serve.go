@@ -94,7 +94,11 @@ func serve(cmd *cobra.Command, f *settingFlags, set *sidecar.Settings, text []by
 func printStart(out io.Writer, s *sidecar.Sidecar) error {
 	st := s.Status()
 	addrs := s.Addresses()
-	fmt.Fprintf(out, "ringside %s serves %d nodes, dialect %s\n", st.Version, len(st.Nodes), st.Dialect)
+	nodes := "nodes"
+	if len(st.Nodes) == 1 {
+		nodes = "node"
+	}
+	fmt.Fprintf(out, "ringside %s serves %d %s, dialect %s\n", st.Version, len(st.Nodes), nodes, st.Dialect)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	scheme := "http://"
 	if s.Secured("admin") {
