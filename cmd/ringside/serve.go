@@ -123,9 +123,13 @@ func printStart(out io.Writer, s *sidecar.Sidecar) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	self := os.Args[0]
+	if exe, err := os.Executable(); err == nil && strings.Contains(exe, "go-build") {
+		self = "go run ./cmd/ringside" // as that has built it, to remove it again
+	}
 	var try []string
 	if addr, on := addrs["memcached"]; on && !s.Secured("memcached") {
-		try = append(try, "go run ./cmd/ringside set hello world --ttl 60 --servers "+addr, "go run ./cmd/ringside get hello --servers "+addr)
+		try = append(try, self+" set hello world --ttl 60 --servers "+addr, self+" get hello --servers "+addr)
 	}
 	if addr, on := addrs["admin"]; on && !strings.HasPrefix(addr, "unix:") {
 		try = append(try, "curl "+scheme+addr+"/api/status")
