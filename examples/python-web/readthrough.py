@@ -29,7 +29,8 @@ class ReadThrough:
 
     CALL = 2  # seconds for a call of the sidecar that does not wait
     LEASE = 10  # seconds that a load may take
-    TOLD = 2  # seconds that others are told of a load that failed or found nothing
+    TOLD = 2  # seconds that others are told of a load that failed
+    ABSENT = 10  # seconds that others are told that there is none; who makes it invalidates that
     PATIENCE = 5  # seconds that a reader or a writer waits for a value
     LOADS = 4  # loads at a time in this process, beside those that a reader waits for and has a lease for
 
@@ -131,7 +132,8 @@ class ReadThrough:
         except Exception as e:
             outcome = Released.OUTCOME_NOT_FOUND if isinstance(e, NotFound) else Released.OUTCOME_FAILED
             # Others are told, so that they do not all ask the database; an old value is served on.
-            release = pb.ReleaseRequest(token=token, outcome=outcome, ttl_seconds=self.TOLD, message=str(e))
+            told = self.ABSENT if isinstance(e, NotFound) else self.TOLD
+            release = pb.ReleaseRequest(token=token, outcome=outcome, ttl_seconds=told, message=str(e))
             self._quietly(self.cache.Release, release)
             raise
         reply = self._quietly(self.cache.Fill, pb.FillRequest(token=token, value=value, ttl_seconds=self.ttl))
