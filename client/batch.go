@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ringside-cache/ringside/proto/memcached"
@@ -182,16 +183,19 @@ func (c *Client) Do(ctx context.Context, b *Batch) error {
 		// for a node that has to be connected to.
 		b.unconnected = b.unconnected[:0]
 		for line := range len(b.starts) - 1 {
-			if n := b.fleet.nodes[line/c.cfg.ConnsPerNode]; !n.connected(line % c.cfg.ConnsPerNode) {
+			begun, err := c.beginLine(ctx, b, line, offset, by, false)
+			if err != nil {
 				b.unconnected = append(b.unconnected, line)
-			} else {
-				more = c.beginLine(ctx, b, line, offset, by) || more
 			}
+			more = more || begun
 		}
+		b.write()
 		if len(b.unconnected) > 0 {
 			end := readAhead(b.calls)
 			for _, line := range b.unconnected {
-				more = c.beginLine(ctx, b, line, offset, by) || more
+				begun, _ := c.beginLine(ctx, b, line, offset, by, true)
+				b.write()
+				more = more || begun
 			}
 			end()
 		}
@@ -264,11 +268,12 @@ func (c *Client) routeBatch(b *Batch) {
 }
 
 // beginLine submits the next ops of one connection, and tells whether there
-// were any.
-func (c *Client) beginLine(ctx context.Context, b *Batch, line int, offset int32, by time.Duration) bool {
+// were any. Only errNotConnected is an error here, see begin; others are the
+// ops'.
+func (c *Client) beginLine(ctx context.Context, b *Batch, line int, offset int32, by time.Duration, mayWait bool) (bool, error) {
 	first, last := b.starts[line]+offset, b.starts[line+1]
 	if first >= last {
-		return false
+		return false, nil
 	}
 	last = min(last, first+maxCall)
 	list := b.order[first:last]
@@ -277,34 +282,43 @@ func (c *Client) beginLine(ctx context.Context, b *Batch, line int, offset int32
 	for j, i := range list {
 		ca.ops[j] = b.ops[i]
 	}
-	p, err := node.begin(ctx, line%c.cfg.ConnsPerNode, ca, by)
-	if err != nil {
+	p, err := node.begin(ctx, line%c.cfg.ConnsPerNode, ca, by, mayWait)
+	switch {
+	case errors.Is(err, errNotConnected):
+		ca.release()
+		return false, err
+	case err != nil:
 		for _, i := range list {
 			b.ops[i].err = err
 		}
-		return true
+		return true, nil
 	}
 	p.batch = list
 	b.calls = append(b.calls, p)
-	return true
+	return true, nil
+}
+
+// write writes what was submitted to all connections. Where others share a node
+// they first have the time to add their own to every connection.
+func (b *Batch) write() {
+	for i := range b.calls {
+		if p := &b.calls[i]; p.writer && p.node.crowded(len(p.call.ops)) {
+			p.node.yield()
+			break
+		}
+	}
+	for i := range b.calls {
+		b.calls[i].write()
+	}
 }
 
 // collect waits for the submitted calls and takes their results.
 func (b *Batch) collect(ctx context.Context) {
 	if len(b.calls) > 1 {
 		defer readAhead(b.calls)()
-		// What has come while the rest was sent, so that it is parsed while
-		// the other nodes are at work.
-		for _, p := range b.calls {
-			if p.conn != nil {
-				p.conn.look()
-			}
-		}
 	}
 	waiting, err := ctx, error(nil)
-	// From the last to the first: once the last has answered the others mostly
-	// have too, and the caller sleeps once instead of for each.
-	for _, p := range slices.Backward(b.calls) {
+	for _, p := range b.calls {
 		if err == nil && ctx.Err() != nil {
 			// The time went by on another node. What this one has answered
 			// meanwhile is in the socket.
@@ -459,18 +473,28 @@ func (b *Batch) Node(i int) string {
 // that are there; with failures, what was found and a *MultiError that lists
 // the keys which could not be read.
 func (c *Client) GetMulti(ctx context.Context, keys []string) (map[string]*Item, error) {
-	var b Batch
-	b.ops = make([]op, 0, len(keys))
-	b.nodes = make([]*node, 0, len(keys))
+	b := batches.Get().(*Batch)
+	b.ops = slices.Grow(b.ops, len(keys))
+	b.nodes = slices.Grow(b.nodes, len(keys))
 	for _, key := range keys {
 		b.Get(key)
 	}
-	err := c.Do(ctx, &b)
+	err := c.Do(ctx, b)
 	items := make(map[string]*Item, len(keys))
 	for i := range b.ops {
 		if item, err := b.Item(i); err == nil {
 			items[item.Key] = item
 		}
 	}
+	if len(b.ops) <= maxKeptBatch {
+		b.Reset()
+		batches.Put(b)
+	}
 	return items, err
 }
+
+// batches are lent to the calls that read many keys.
+var batches = sync.Pool{New: func() any { return new(Batch) }}
+
+// maxKeptBatch is the most operations of a Batch that is lent again.
+const maxKeptBatch = 1024

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -215,9 +216,17 @@ func (c *Client) prepare(f *fleet, o *op) (int, error) {
 // run submits a call to one of the node's connections and waits for it. An
 // error speaks for the whole call; errors of single ops are in them.
 func (n *node) run(ctx context.Context, slot int, ca *call) error {
-	p, err := n.begin(ctx, slot, ca, 0)
+	p, err := n.begin(ctx, slot, ca, 0, true)
 	if err != nil {
 		return err
+	}
+	if p.writer {
+		// A lone caller does not yield: that wakes another thread of the runtime
+		// to look for work.
+		if n.crowded(len(ca.ops)) {
+			n.yield()
+		}
+		p.write()
 	}
 	return p.wait(ctx)
 }
@@ -231,6 +240,8 @@ type pending struct {
 	// by is when the operation's Timeout ends, 0 where the connection's own
 	// watch over its oldest request is enough.
 	by time.Duration
+	// writer tells that the caller has the connection's writer's role.
+	writer bool
 	// batch has the places in the Batch of the call's ops.
 	batch []int32
 }
@@ -239,8 +250,10 @@ type pending struct {
 // Config.Timeout where by is 0: to read the clock for every call, most of which
 // do not wait here, costs some percent. A connection that
 // breaks before anything was sent is replaced once: that is the one retry
-// there is.
-func (n *node) begin(ctx context.Context, slot int, ca *call, by time.Duration) (pending, error) {
+// there is. Where the caller is the writer it calls write before it waits for
+// anything; a caller that is the writer elsewhere has mayWait false, and gets
+// errNotConnected where there is no connection.
+func (n *node) begin(ctx context.Context, slot int, ca *call, by time.Duration, mayWait bool) (pending, error) {
 	if n.client.life.Err() != nil {
 		return pending{}, ErrClosed
 	}
@@ -260,16 +273,25 @@ func (n *node) begin(ctx context.Context, slot int, ca *call, by time.Duration) 
 			n.requests.Add(uint64(k))
 			return p, nil
 		}
-		conn, waited, err := n.connect(ctx, slot, by)
-		if waited != 0 {
-			by, p.by = waited, waited
+		conn := n.slots[slot].conn.Load()
+		var err error
+		if conn == nil {
+			if !mayWait {
+				n.settled(ca)
+				return pending{}, errNotConnected
+			}
+			var waited time.Duration
+			conn, waited, err = n.connect(ctx, slot, by)
+			if waited != 0 {
+				by, p.by = waited, waited
+			}
 		}
 		if err == nil && conn == nil && attempt < 2 {
 			continue // a legacy, as was just found out
 		}
 		if err == nil && conn != nil {
 			p.conn = conn
-			if err = conn.submit(ca); err == nil {
+			if p.writer, err = conn.submit(ca); err == nil {
 				n.requests.Add(uint64(k))
 				return p, nil
 			}
@@ -289,12 +311,22 @@ func (n *node) begin(ctx context.Context, slot int, ca *call, by time.Duration) 
 	}
 }
 
+var errNotConnected = errors.New("not connected")
+
 // orTimeout is by, or Config.Timeout from now where that is 0.
 func (n *node) orTimeout(by time.Duration) time.Duration {
 	if by == 0 {
 		by = n.client.clock() + n.client.cfg.Timeout
 	}
 	return by
+}
+
+// write writes what was submitted, the call's and what others have added.
+func (p *pending) write() {
+	if p.writer {
+		p.writer = false
+		p.conn.write(maxRounds)
+	}
 }
 
 // wait waits for a submitted call. After an error only its ops below

@@ -409,46 +409,6 @@ func (c *conn) took(n int) time.Duration {
 	return c.lastRead
 }
 
-// look takes the replies that are there and waits for none. Where somebody
-// else reads it does nothing.
-func (c *conn) look() {
-	if !c.raw.plain() {
-		return
-	}
-	c.mu.Lock()
-	unread := !c.reading && (c.first != nil || c.head != nil)
-	if unread {
-		c.reading = true
-	}
-	c.mu.Unlock()
-	if !unread {
-		return
-	}
-	if err := c.glance(); err != nil {
-		c.tearDown(err)
-		return
-	}
-	c.handOver()
-}
-
-// glance has the reader's role.
-func (c *conn) glance() error {
-	if head := c.next(); c.deadline < c.node.client.clock() {
-		// One that has passed would be an error.
-		c.deadline = head.start + c.node.client.cfg.Timeout
-		c.nc.SetReadDeadline(c.node.client.at(c.deadline))
-	}
-	n, err := c.raw.read(c.room())
-	switch {
-	case n > 0:
-		c.took(n)
-		return c.deliver()
-	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
-		return lost(err)
-	}
-	return nil
-}
-
 const (
 	// spins bounds how often a reader looks before it sleeps. With half or
 	// twice as many the throughput was within the spread.

@@ -81,11 +81,6 @@ func (n *node) slotOf(key string) int {
 	return int(h>>16) % len(n.slots)
 }
 
-// connected tells whether the slot can be sent to at once.
-func (n *node) connected(slot int) bool {
-	return n.slots[slot].conn.Load() != nil || n.legacy.Load() != nil
-}
-
 // admit counts a call as in flight, or refuses it. One that is above a limit
 // by itself is let through when nothing else is in flight.
 func (n *node) admit(ca *call) error {

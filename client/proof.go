@@ -62,9 +62,12 @@ func (c *conn) submitOwn(own *call) error {
 	own.state.Store(callAbandoned)
 	own.own, own.cost = true, 0
 	c.node.inFlight.Add(1)
-	err := c.submit(own)
+	writer, err := c.submit(own)
 	if err != nil {
 		c.node.settled(own)
+	}
+	if writer {
+		c.write(maxRounds)
 	}
 	return err
 }
