@@ -58,7 +58,9 @@ type Config struct {
 	// those join its write that are ready to run, even if they are few: fewer
 	// system calls for some microseconds of latency. It is for a process that
 	// asks on behalf of many others, as the sidecar does; without it callers
-	// do so where more than a handful are under way.
+	// do so where more than a handful are under way. Nor does it look for
+	// replies some times before it sleeps, as the others have work for the
+	// processor meanwhile.
 	ShareWrites bool
 	// MaxInFlight bounds the requests that wait for one node, over it
 	// operations fail with ErrOverloaded. Default 16384.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"sync"
 	"time"
 
@@ -16,8 +15,9 @@ import (
 // callers carry the requests and replies of one another.
 //
 // Writing. A caller appends its request to wbuf. The first that finds no
-// writer becomes it, lets others join, and writes until wbuf is empty. It
-// never blocks: what the socket does not take at once is left to a goroutine.
+// writer becomes it, lets others join, and writes until wbuf is empty, unless
+// that waits for replies; see pace. It never blocks: what the socket does not
+// take at once is left to a goroutine.
 //
 // Reading. A caller that has to wait and finds no reader becomes it. It
 // delivers replies, its own and others', until its own call is done; then it
@@ -26,7 +26,7 @@ import (
 // to come, a goroutine drains them. Half-read replies stay with the conn, so
 // the role can change hands in the middle of one.
 //
-// No caller holds the reader's role while it writes. If it did, a server that
+// As a write does not block the reader may write too. If it did, a server that
 // stops reading until its replies are taken would never go on.
 type conn struct {
 	node       *node
@@ -47,6 +47,7 @@ type conn struct {
 	opaque  opaque // of the last request
 	queued  uint64 // bytes appended in all
 	offered uint64 // bytes that the socket was offered and may have taken
+	pace
 
 	// What follows belongs to the holder of the reader's role.
 	head     *call // calls that the reader has taken, in wire order
@@ -132,27 +133,11 @@ func (c *conn) submit(ca *call) (writer bool, err error) {
 		c.last.next = ca
 	}
 	c.last = ca
-	writer = !c.writing
-	c.writing = true
+	c.urgent = c.urgent || ca.own
+	writer = !c.writing && !c.holds()
+	c.writing = c.writing || writer
 	c.mu.Unlock()
 	return writer, nil
-}
-
-// yield lets other callers add to what the caller is about to write, and once
-// more where some did. With 64 callers a write has 20 requests with it where it
-// has 15 with one turn; with three or more turns 8 callers become slower.
-func (n *node) yield() {
-	before := n.inFlight.Load()
-	runtime.Gosched()
-	if n.inFlight.Load() > before {
-		runtime.Gosched()
-	}
-}
-
-// crowded tells whether so many callers share the node that it is worth to
-// let them join before a call of n ops is written.
-func (n *node) crowded(ops int) bool {
-	return n.inFlight.Load() > int64(ops+n.client.crowd)
 }
 
 // fence tells why an op must not go out on this connection: its CAS id came
@@ -178,7 +163,7 @@ func (c *conn) idleSince(now time.Duration) bool {
 func (c *conn) write(rounds int) {
 	c.mu.Lock()
 	for ; ; rounds-- {
-		if c.err != nil || len(c.wbuf) == 0 {
+		if c.err != nil || len(c.wbuf) == 0 || c.holds() {
 			c.writing = false
 			c.mu.Unlock()
 			return
@@ -190,7 +175,8 @@ func (c *conn) write(rounds int) {
 		}
 		buf := c.wbuf
 		c.wbuf, c.spare = c.spare[:0], nil
-		c.offered = c.queued
+		c.urgent = false
+		c.prior, c.offered = c.offered, c.queued
 		c.mu.Unlock()
 
 		n, err := c.raw.write(buf)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -238,5 +240,147 @@ func TestMetaOnStandIn(t *testing.T) {
 		if got, want := string(o.appendTo(nil)), tt.want+string(o.opaque.append(nil))+"\r\n"; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestHeldRequests: while the reader is awake and two writes are under way,
+// what comes is held, until the first is answered or the reader sleeps.
+func TestHeldRequests(t *testing.T) {
+	server, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	c, err := New(Config{Servers: []string{server.Addr()}, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := c.fleet.Load().nodes[0]
+	conn := n.slots[0].conn.Load()
+	if !conn.raw.plain() {
+		t.Skip("a reader is never awake on this system")
+	}
+	var under []pending
+	submit := func() (held bool) {
+		ca := newCall(1)
+		ca.one[0].kind, ca.one[0].key = opGet, "a"
+		p, err := n.begin(t.Context(), 0, ca, 0, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = !p.writer
+		p.write()
+		under = append(under, p)
+		return held
+	}
+	left := func() int {
+		conn.mu.Lock()
+		defer conn.mu.Unlock()
+		return len(conn.wbuf)
+	}
+	conn.mu.Lock()
+	conn.reading = true // by this test
+	conn.mu.Unlock()
+	conn.wakes()
+	for i, want := range []bool{false, false, true, true} {
+		if got := submit(); got != want {
+			t.Errorf("request %d is held: %v", i, got)
+		}
+	}
+	conn.flush()
+	if left() == 0 {
+		t.Error("it was written before the first was answered")
+	}
+	conn.answered.Store(under[0].call.end)
+	conn.flush()
+	if left() > 0 {
+		t.Error("it was not written when the first was answered")
+	}
+	if !submit() {
+		t.Error("it is not held, though two are under way again")
+	}
+	if err := conn.askProof(); err != nil || left() > 0 {
+		t.Errorf("a request of the connection's own is held: %v", err)
+	}
+	if !submit() || left() == 0 {
+		t.Error("it is not held, though two are under way again")
+	}
+	conn.asleep()
+	if left() > 0 {
+		t.Error("it is held while the reader sleeps")
+	}
+	if submit() {
+		t.Error("it is held though the reader sleeps")
+	}
+	conn.handOver()
+	for i, p := range under {
+		if err := p.wait(t.Context()); err != nil {
+			t.Errorf("request %d: %v", i, err)
+		}
+	}
+}
+
+// TestBatchHoldsNoRole: a batch that has to connect to one node has written to
+// the others before.
+func TestBatchHoldsNoRole(t *testing.T) {
+	server, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := New(Config{Servers: []string{server.Addr(), l.Addr().String()}, Timeout: 500 * time.Millisecond, Failover: FailoverNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	key := func(n int) string {
+		for i := 0; ; i++ {
+			key := strconv.Itoa(i)
+			if place, _, err := c.route(c.fleet.Load(), key); err == nil && place == n {
+				return key
+			}
+		}
+	}
+	good, hung := key(0), key(1)
+	if err := c.Set(t.Context(), &Item{Key: good}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.GetMulti(t.Context(), []string{good, hung})
+		done <- err
+	}()
+	// It connects before it submits anything, and is at its wait 20 ms later.
+	slot := &c.fleet.Load().nodes[1].slots[0]
+	for begun, last := false, time.Now().Add(5*time.Second); !begun; time.Sleep(time.Millisecond) {
+		slot.mu.Lock()
+		begun = slot.dialing != nil
+		slot.mu.Unlock()
+		if time.Now().After(last) {
+			t.Fatal("the batch does not connect")
+		}
+	}
+	time.Sleep(20 * time.Millisecond)
+	for range 50 {
+		if _, err := c.Get(t.Context(), good); err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("the batch was over before the others: %v", err)
+	default:
+	}
+	if err := <-done; err == nil {
+		t.Error("a node that never answers failed no key")
 	}
 }
