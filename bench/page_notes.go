@@ -45,9 +45,9 @@ one system call less for a request: Go reads once more before it sleeps.`,
 the network poller of the runtime, twice for each get.`,
 		"gRPC unary Get, 64 callers: share of an empty call (health Check)": `An empty call costs the server nearly as much as one that asks a node: the rest is one write and one read of the
 node's socket, which two callers share on average.`,
-		"gRPC Stream, 64 requests under way: times unary Get": `A message of a Stream is a frame, a marshalled message and a wake of gRPC's writer on both sides. A third of the
-time of both cores is the load's own half of it; in the sidecar a Get in a Stream takes {{figure "CPU of the sidecar for a Get in a Stream to that of a unary one"}} of the CPU of a
-unary one. Several requests in a message would be the way on.`,
+		"gRPC Stream, 64 requests under way, many in a message: times unary Get": `A message of a Stream is a frame, a marshalled message and a wake of gRPC's writer on both sides, which many in a
+message share (StreamRequest.also); what is left is the marshalling. With each request in a message of its own it is
+{{figure "gRPC Stream, 64 requests under way, each in a message of its own: times unary Get"}} times unary. The load's own half of gRPC runs on the same two cores.`,
 		"largest share of 100 nodes, to the mean":                             `More points for each node would make it more even, and the ring larger.`,
 		"killed, ringside: reads answered while it is down, of those offered": `A server is ejected after three failures in a row, and those that meet them fail.`,
 		"invalidate: 99th percentile of the hot key's reads during a refill to that after it, median": `A few hundred reads each, on a machine of which the fleet, the servers and the origin take both cores: what

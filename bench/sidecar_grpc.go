@@ -21,6 +21,7 @@ const (
 	nameUnary  = "unary Get"
 	nameCheck  = "health Check"
 	nameStream = "Get in a Stream"
+	nameAlso   = "Get among others in a message of a Stream"
 )
 
 func dialSidecar(addr string) (*grpc.ClientConn, error) {
@@ -36,7 +37,8 @@ func (b *sidecarBench) calls() Experiment {
 		Baseline: nameCheck,
 		Contenders: []Contender{
 			{Name: nameUnary, Run: func(ctx context.Context, slot Slot) (Sample, error) { return b.unary(grpcCallers).Run(ctx, slot) }},
-			{Name: nameStream, Run: func(ctx context.Context, slot Slot) (Sample, error) { return b.stream(ctx, slot, grpcCallers) }},
+			{Name: nameStream, Run: func(ctx context.Context, slot Slot) (Sample, error) { return b.stream(ctx, slot, grpcCallers, false) }},
+			{Name: nameAlso, Run: func(ctx context.Context, slot Slot) (Sample, error) { return b.stream(ctx, slot, grpcCallers, true) }},
 			{Name: nameCheck, Run: func(ctx context.Context, slot Slot) (Sample, error) { return b.checks(grpcCallers).Run(ctx, slot) }},
 		},
 	}
@@ -78,9 +80,10 @@ func (b *sidecarBench) checks(callers int) Load {
 	}}
 }
 
-// stream keeps requests of one stream under way: for each reply the next
-// request goes out, on the same goroutine.
-func (b *sidecarBench) stream(ctx context.Context, slot Slot, underWay int) (Sample, error) {
+// stream keeps requests of one stream under way: for each message with replies the
+// next requests go out, on the same goroutine. A caller that sends requests
+// together gets replies together; else each has a message of its own.
+func (b *sidecarBench) stream(ctx context.Context, slot Slot, underWay int, together bool) (Sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, slot.Warmup+slot.Measure+grpcPatience)
 	defer cancel()
 	s, err := ringsidev1.NewCacheClient(b.conn).Stream(ctx)
@@ -89,32 +92,49 @@ func (b *sidecarBench) stream(ctx context.Context, slot Slot, underWay int) (Sam
 	}
 	pick := newPicker(0)
 	keys := make([]string, underWay)
-	send := func(id uint64) error {
+	request := func(id uint64) *ringsidev1.StreamRequest {
 		keys[id] = b.wire.keys[pick.intn(len(b.wire.keys))]
-		return s.Send(&ringsidev1.StreamRequest{Id: id, Request: &ringsidev1.StreamRequest_Get{
+		return &ringsidev1.StreamRequest{Id: id, Request: &ringsidev1.StreamRequest_Get{
 			Get: &ringsidev1.GetRequest{Key: []byte(keys[id])},
-		}})
+		}}
 	}
-	for id := range underWay {
-		if err := send(uint64(id)); err != nil {
+	message := request(0)
+	for id := range uint64(underWay - 1) {
+		if next := request(id + 1); together {
+			message.Also = append(message.Also, next)
+		} else if err := s.Send(next); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.Send(message); err != nil {
+		return nil, err
+	}
+	check := func(resp *ringsidev1.StreamResponse) error {
+		switch {
+		case resp.GetError() != nil:
+			return errors.New(resp.GetError().GetMessage())
+		case resp.GetId() >= uint64(underWay):
+			return fmt.Errorf("a reply to request %d, which was not sent", resp.GetId())
+		}
+		return b.wire.corpus.check(keys[resp.GetId()], resp.GetGet().GetValue().GetValue())
 	}
 	return Load{Callers: 1, Process: b.sidecar.cpu, Caller: func(int) func() (int, error) {
 		return func() (int, error) {
 			resp, err := s.Recv()
-			switch {
-			case err != nil:
-				return 0, err
-			case resp.GetError() != nil:
-				return 0, errors.New(resp.GetError().GetMessage())
-			case resp.GetId() >= uint64(underWay):
-				return 0, fmt.Errorf("a reply to request %d, which was not sent", resp.GetId())
-			}
-			if err := b.wire.corpus.check(keys[resp.GetId()], resp.GetGet().GetValue().GetValue()); err != nil {
+			if err != nil {
 				return 0, err
 			}
-			return 1, send(resp.GetId())
+			if err := check(resp); err != nil {
+				return 0, err
+			}
+			message := request(resp.GetId())
+			for _, r := range resp.GetAlso() {
+				if err := check(r); err != nil {
+					return 0, err
+				}
+				message.Also = append(message.Also, request(r.GetId()))
+			}
+			return 1 + len(message.Also), s.Send(message)
 		}
 	}}.Run(ctx, slot)
 }

@@ -51,7 +51,7 @@ func (b *sidecarBench) profiled() []Contender {
 				if e.Name != "idle" {
 					all = append(all, Contender{e.Name, c.Run})
 				}
-			case nameUnary, nameCheck, nameStream:
+			case nameUnary, nameCheck, nameStream, nameAlso:
 				all = append(all, Contender{e.Name + "/" + strings.ReplaceAll(c.Name, " ", "-"), c.Run})
 			}
 		}

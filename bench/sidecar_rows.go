@@ -23,7 +23,7 @@ func sidecarRows() []Row {
 		row("the same with 16 gets pipelined", "memcached/50x16", Throughput, 1.5, 2.0),
 		less(row("one connection, one get at a time: median latency", "memcached/1", LatencyP50, 1.4, 1.1)),
 		between(nameUnary, nameCheck, row("gRPC unary Get, 64 callers: share of an empty call (health Check)", "grpc/64", Throughput, 0.7, 0.85)),
-		between(nameStream, nameUnary, row("gRPC Stream, 64 requests under way: times unary Get", "grpc/64", Throughput, 3, 6)),
+		between(nameAlso, nameUnary, row("gRPC Stream, 64 requests under way, many in a message: times unary Get", "grpc/64", Throughput, 3, 6)),
 		between(nameSidecar, "", less(row("MiB for 10,000 idle connections that were used once", "idle", IdleMiB, 300, 150))),
 	}
 }
@@ -48,6 +48,8 @@ func sidecarBesideRows() []Row {
 		between(nameSidecar, nameDirect, row("median latency to that of memcached itself, 1 connection", "memcached/1", LatencyP50)),
 		between(nameUnary, nameCheck, row("p99 latency of a gRPC unary Get to that of an empty call", "grpc/64", LatencyP99)),
 		between(nameUnary, nameCheck, row("CPU of the sidecar for a gRPC unary Get to that of an empty call", "grpc/64", ProxyCPUPerOp)),
+		between(nameStream, nameUnary, row("gRPC Stream, 64 requests under way, each in a message of its own: times unary Get", "grpc/64", Throughput)),
+		between(nameAlso, nameUnary, row("CPU of the sidecar for a Get in a Stream, many in a message, to that of a unary one", "grpc/64", ProxyCPUPerOp)),
 		between(nameStream, nameUnary, row("CPU of the sidecar for a Get in a Stream to that of a unary one", "grpc/64", ProxyCPUPerOp)),
 		between(nameSidecar, "", row("MiB for 10,000 idle connections that were never used", "idle", UnusedIdleMiB)),
 		row("MiB for 10,000 idle connections that were used once, to nutcracker's", "idle", IdleMiB),

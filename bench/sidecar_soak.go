@@ -99,7 +99,7 @@ func (b *sidecarBench) soak(ctx context.Context, d time.Duration, out io.Writer)
 	wire := wireLoad{addrs: []string{b.sidecar.Addr()}, wire: b.wire, conns: proxyConns, batch: 4, every: 1}
 	measured(wire.Run)
 	measured(b.unary(8).Run)
-	measured(func(ctx context.Context, slot Slot) (Sample, error) { return b.stream(ctx, slot, 16) })
+	measured(func(ctx context.Context, slot Slot) (Sample, error) { return b.stream(ctx, slot, 16, true) })
 	load(func(slot Slot) error {
 		err := b.getOnEach(b.sidecar.Addr(), 20, 2)
 		return errors.Join(err, rest(ctx, min(100*time.Millisecond, slot.Measure)))

@@ -256,7 +256,7 @@ func TestSidecarProfile(t *testing.T) {
 	for _, l := range loads {
 		names = append(names, l.Name)
 	}
-	if got, want := strings.Join(names, " "), "memcached/50 memcached/50x16 memcached/1 grpc/64/unary-Get grpc/64/Get-in-a-Stream grpc/64/health-Check"; got != want {
+	if got, want := strings.Join(names, " "), "memcached/50 memcached/50x16 memcached/1 grpc/64/unary-Get grpc/64/Get-in-a-Stream grpc/64/Get-among-others-in-a-message-of-a-Stream grpc/64/health-Check"; got != want {
 		t.Errorf("loads %s, want %s", got, want)
 	}
 	path := filepath.Join(t.TempDir(), "profile")

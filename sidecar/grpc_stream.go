@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,9 @@ const (
 	// streamBatches bounds the batches that they are in: so many nodes may be
 	// slow before they hold up the others.
 	streamBatches = 16
+	// togetherBytes is how much of values goes into a message of many replies.
+	// The message of a client is 4 MiB at most unless it says otherwise.
+	togetherBytes = 64 << 10
 )
 
 // A requestStream is one call of Stream. A goroutine reads; what it has read
@@ -37,6 +41,9 @@ type requestStream struct {
 	gaveUp sync.Once
 	// slots has a place for each request that is under way.
 	slots chan struct{}
+	// together is set once the caller has sent many requests in a message, and
+	// so knows replies of that kind.
+	together atomic.Bool
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -95,26 +102,54 @@ func (s *requestStream) read() error {
 			s.cancel() // nobody is there to be answered
 			return err
 		}
-		select {
-		case s.slots <- struct{}{}:
-		case <-s.ctx.Done():
-			return status.FromContextError(s.ctx.Err()).Err()
+		also := req.GetAlso()
+		if len(also) >= streamRequests {
+			return status.Errorf(codes.InvalidArgument, "also: %d requests, at most %d go with one", len(also), streamRequests-1)
 		}
-		if !s.queue(req) {
-			return nil // draining: it was not taken
+		if len(also) > 0 {
+			s.together.Store(true)
+			req.Also = nil
+		}
+		for requests := append([]*ringsidev1.StreamRequest{req}, also...); len(requests) > 0; {
+			n, err := s.slotsFor(len(requests))
+			if err != nil {
+				return err
+			}
+			if !s.queue(requests[:n]) {
+				return nil // draining: they were not taken
+			}
+			requests = requests[n:]
 		}
 	}
 }
 
-// queue adds a request to the next batch, and has somebody carry that out.
-func (s *requestStream) queue(req *ringsidev1.StreamRequest) bool {
+// slotsFor waits for a slot, and takes as many more as are free, so many in all
+// at most.
+func (s *requestStream) slotsFor(most int) (int, error) {
+	select {
+	case s.slots <- struct{}{}:
+	case <-s.ctx.Done():
+		return 0, status.FromContextError(s.ctx.Err()).Err()
+	}
+	for n := 1; n < most; n++ {
+		select {
+		case s.slots <- struct{}{}:
+		default:
+			return n, nil
+		}
+	}
+	return most, nil
+}
+
+// queue adds requests to the next batch, and has somebody carry that out.
+func (s *requestStream) queue(requests []*ringsidev1.StreamRequest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running < 0 {
 		return false
 	}
-	s.waiting = append(s.waiting, req)
-	if len(s.waiting) == 1 && s.running < streamBatches {
+	s.waiting = append(s.waiting, requests...)
+	if len(s.waiting) == len(requests) && s.running < streamBatches {
 		s.running++
 		s.work.Go(s.carry)
 	}
@@ -184,6 +219,8 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 		p := streamPlace{name: name}
 		if int64(i) >= admitted {
 			p.err = g.tooMany()
+		} else if len(req.GetAlso()) > 0 {
+			p.err = argument("also: requests that came in it have none themselves")
 		} else if p.op, p.err = g.operation(request); p.err == nil {
 			p.i = p.op.add(b)
 		}
@@ -194,33 +231,7 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 	// have together.
 	g.underWay.Add(-admitted)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
-	s.sending.Lock()
-	defer s.sending.Unlock()
-	failed, size := 0, 0
-	// A caller that reads nothing for so long is cut off.
-	patience := g.s.limits().WriteTimeout
-	late := time.AfterFunc(patience, s.giveUp)
-	defer late.Stop()
-	for i := range r.places {
-		p := &r.places[i]
-		var reply any
-		err := p.err
-		if err == nil {
-			reply, err = p.op.reply(b, p.i)
-		}
-		resp := streamReply(requests[i].GetId(), reply, err)
-		result := streamResult(resp)
-		g.s.metrics.request(protocolGRPC, p.name, result)
-		if result == resultError {
-			failed++
-		}
-		size += len(resp.GetGet().GetValue().GetValue())
-		if s.stream.Send(resp) != nil {
-			s.cancel() // the stream is broken, and Recv says so too
-		}
-		late.Reset(patience)
-		<-s.slots
-	}
+	failed, size := s.answer(r, requests)
 	r.limit.saw(len(r.places), size)
 	if span != nil {
 		names := make([]string, len(r.places))
@@ -230,6 +241,60 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 		g.s.tracer.endBatch(span, b, names, failed)
 	}
 	return len(requests)
+}
+
+// answer sends the replies to the requests of a batch. It gives how many failed,
+// and the bytes of the values.
+func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamRequest) (failed, size int) {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	// A caller that reads nothing for so long is cut off.
+	patience := s.g.s.limits().WriteTimeout
+	late := time.AfterFunc(patience, s.giveUp)
+	defer late.Stop()
+	var message *ringsidev1.StreamResponse
+	held, heldBytes := 0, 0 // in message
+	send := func() {
+		if held == 0 {
+			return
+		}
+		if s.stream.Send(message) != nil {
+			s.cancel() // the stream is broken, and Recv says so too
+		}
+		late.Reset(patience)
+		for range held {
+			<-s.slots
+		}
+		held, heldBytes = 0, 0
+	}
+	together := s.together.Load()
+	for i := range r.places {
+		p := &r.places[i]
+		var reply any
+		err := p.err
+		if err == nil {
+			reply, err = p.op.reply(&r.batch, p.i)
+		}
+		resp := streamReply(requests[i].GetId(), reply, err)
+		result := streamResult(resp)
+		s.g.s.metrics.request(protocolGRPC, p.name, result)
+		if result == resultError {
+			failed++
+		}
+		bytes := len(resp.GetGet().GetValue().GetValue())
+		size += bytes
+		if !together || heldBytes+bytes > togetherBytes {
+			send()
+		}
+		if held == 0 {
+			message = resp
+		} else {
+			message.Also = append(message.Also, resp)
+		}
+		held, heldBytes = held+1, heldBytes+bytes
+	}
+	send()
+	return failed, size
 }
 
 // giveUp ends a stream whose replies are not read.

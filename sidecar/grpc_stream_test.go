@@ -1,6 +1,7 @@
 package sidecar_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -104,6 +105,9 @@ func TestGRPCStreamPipelines(t *testing.T) {
 				t.Errorf("%d is answered twice", resp.GetId())
 			}
 			seen[resp.GetId()] = true
+			if resp.GetAlso() != nil {
+				t.Error("replies together, to a caller that may not know them")
+			}
 			check(resp)
 		}
 	}
@@ -281,5 +285,155 @@ func TestGRPCStreamOverTheLimit(t *testing.T) {
 	}
 	if count[codes.DeadlineExceeded] != 3 || count[codes.ResourceExhausted] != n-3 {
 		t.Errorf("%v", count)
+	}
+}
+
+// Requests that come in one message are as those that come alone, and their
+// replies come together too.
+func TestGRPCStreamTogether(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on"})
+	c, ctx := cacheOf(t, s), within(t)
+	stream, err := c.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := func(i uint64) []byte { return fmt.Append(nil, "k", i) }
+	set := func(i uint64, size int) *ringsidev1.StreamRequest {
+		return &ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Set{Set: &ringsidev1.SetRequest{Key: name(i), Value: bytes.Repeat([]byte{byte(i)}, size)}}}
+	}
+	get := func(i uint64) *ringsidev1.StreamRequest {
+		return &ringsidev1.StreamRequest{Id: i, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: name(i)}}}
+	}
+	// together sends the requests in one message and gives the replies by id, and
+	// the number of messages that they came in.
+	together := func(first *ringsidev1.StreamRequest, also ...*ringsidev1.StreamRequest) (map[uint64]*ringsidev1.StreamResponse, int) {
+		t.Helper()
+		first.Also = also
+		if err := stream.Send(first); err != nil {
+			t.Fatal(err)
+		}
+		replies, messages := map[uint64]*ringsidev1.StreamResponse{}, 0
+		for len(replies) < 1+len(also) {
+			resp, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages++
+			bytes := 0
+			for _, r := range append([]*ringsidev1.StreamResponse{resp}, resp.GetAlso()...) {
+				if replies[r.GetId()] != nil {
+					t.Errorf("%d is answered twice", r.GetId())
+				}
+				replies[r.GetId()] = r
+				bytes += len(r.GetGet().GetValue().GetValue())
+			}
+			if resp.GetAlso() != nil && bytes > 64<<10 {
+				t.Errorf("%d bytes of values in a message", bytes)
+			}
+		}
+		return replies, messages
+	}
+	const n = 1000
+	var sets, gets []*ringsidev1.StreamRequest
+	for i := range uint64(n) {
+		sets, gets = append(sets, set(i, 20)), append(gets, get(i))
+	}
+	replies, messages := together(sets[0], sets[1:]...)
+	for id, r := range replies {
+		if r.GetSet() == nil {
+			t.Errorf("%d: %v", id, r)
+		}
+	}
+	if messages > n/10 {
+		t.Errorf("%d replies came in %d messages", n, messages)
+	}
+	replies, _ = together(gets[0], gets[1:]...)
+	for id, r := range replies {
+		if got := r.GetGet().GetValue().GetValue(); !bytes.Equal(got, bytes.Repeat([]byte{byte(id)}, 20)) {
+			t.Errorf("%d: %q", id, got)
+		}
+	}
+	// Large values are spread over messages; one alone may be larger.
+	const large = 20
+	sets, gets = nil, nil
+	for i := range uint64(large) {
+		sets, gets = append(sets, set(i, 30<<10)), append(gets, get(i))
+	}
+	sets[7] = set(7, 500<<10)
+	together(sets[0], sets[1:]...)
+	replies, messages = together(gets[0], gets[1:]...)
+	for id, r := range replies {
+		if want := map[bool]int{false: 30 << 10, true: 500 << 10}[id == 7]; len(r.GetGet().GetValue().GetValue()) != want {
+			t.Errorf("%d: %d bytes, want %d", id, len(r.GetGet().GetValue().GetValue()), want)
+		}
+	}
+	if messages < large/2 {
+		t.Errorf("%d messages", messages)
+	}
+	// What is within them has none itself; the others do not mind.
+	nested := get(1)
+	nested.Also = []*ringsidev1.StreamRequest{get(5)}
+	replies, _ = together(get(0), nested, get(2))
+	if e := replies[1].GetError(); codes.Code(e.GetCode()) != codes.InvalidArgument || replies[0].GetGet() == nil || replies[2].GetGet() == nil {
+		t.Errorf("%v, %v, %v", e, replies[0].GetError(), replies[2].GetError())
+	}
+	// Nor are there too many.
+	many := get(0)
+	for i := range uint64(1024) {
+		many.Also = append(many.Also, get(i))
+	}
+	if err := stream.Send(many); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
+}
+
+// As many as a stream has room for, while others of it are under way.
+func TestGRPCStreamTogetherFull(t *testing.T) {
+	t.Parallel()
+	s, server := onMemcached(t, sidecar.Config{GRPC: "on", Client: client.Config{Health: never, Timeout: patience / 2}})
+	c, ctx := cacheOf(t, s), within(t)
+	if _, err := c.Get(ctx, &ringsidev1.GetRequest{Key: key}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.Stream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	const messages, each = 5, 1000
+	for m := range uint64(messages) {
+		var all []*ringsidev1.StreamRequest
+		for i := range uint64(each) {
+			all = append(all, &ringsidev1.StreamRequest{Id: m*each + i, Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: key}}})
+		}
+		all[0].Also = all[1:]
+		if err := stream.Send(all[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Continue(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	answered := 0
+	for {
+		resp, err := stream.Recv()
+		if err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		answered += 1 + len(resp.GetAlso())
+	}
+	if answered != messages*each {
+		t.Errorf("%d of %d were answered", answered, messages*each)
 	}
 }

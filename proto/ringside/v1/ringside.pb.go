@@ -1775,7 +1775,12 @@ type StreamRequest struct {
 	//	*StreamRequest_Touch
 	//	*StreamRequest_Increment
 	//	*StreamRequest_Decrement
-	Request       isStreamRequest_Request `protobuf_oneof:"request"`
+	Request isStreamRequest_Request `protobuf_oneof:"request"`
+	// More requests in the same message, each with its id, as if each had come
+	// in a message of its own: a message costs more than a get. A stream that
+	// has used it gets replies together too. At most 1,023; those in it have none
+	// themselves.
+	Also          []*StreamRequest `protobuf:"bytes,14,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1932,6 +1937,13 @@ func (x *StreamRequest) GetDecrement() *DecrementRequest {
 	return nil
 }
 
+func (x *StreamRequest) GetAlso() []*StreamRequest {
+	if x != nil {
+		return x.Also
+	}
+	return nil
+}
+
 type isStreamRequest_Request interface {
 	isStreamRequest_Request()
 }
@@ -2037,7 +2049,10 @@ type StreamResponse struct {
 	//	*StreamResponse_Touch
 	//	*StreamResponse_Count
 	//	*StreamResponse_Error
-	Response      isStreamResponse_Response `protobuf_oneof:"response"`
+	Response isStreamResponse_Response `protobuf_oneof:"response"`
+	// More replies that were there at the same time, some 64 KiB of values in a
+	// message at most. Only on a stream whose caller has sent also itself.
+	Also          []*StreamResponse `protobuf:"bytes,14,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2154,6 +2169,13 @@ func (x *StreamResponse) GetError() *StreamError {
 		if x, ok := x.Response.(*StreamResponse_Error); ok {
 			return x.Error
 		}
+	}
+	return nil
+}
+
+func (x *StreamResponse) GetAlso() []*StreamResponse {
+	if x != nil {
+		return x.Also
 	}
 	return nil
 }
@@ -2904,7 +2926,7 @@ const file_ringside_v1_ringside_proto_rawDesc = "" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\"6\n" +
 	"\x0fFlushAllRequest\x12#\n" +
 	"\rdelay_seconds\x18\x01 \x01(\rR\fdelaySeconds\"\x12\n" +
-	"\x10FlushAllResponse\"\xd7\x05\n" +
+	"\x10FlushAllResponse\"\x87\x06\n" +
 	"\rStreamRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x03get\x18\x02 \x01(\v2\x17.ringside.v1.GetRequestH\x00R\x03get\x12E\n" +
@@ -2919,8 +2941,9 @@ const file_ringside_v1_ringside_proto_rawDesc = "" +
 	" \x01(\v2\x1a.ringside.v1.DeleteRequestH\x00R\x06delete\x121\n" +
 	"\x05touch\x18\v \x01(\v2\x19.ringside.v1.TouchRequestH\x00R\x05touch\x12=\n" +
 	"\tincrement\x18\f \x01(\v2\x1d.ringside.v1.IncrementRequestH\x00R\tincrement\x12=\n" +
-	"\tdecrement\x18\r \x01(\v2\x1d.ringside.v1.DecrementRequestH\x00R\tdecrementB\t\n" +
-	"\arequest\"\xde\x03\n" +
+	"\tdecrement\x18\r \x01(\v2\x1d.ringside.v1.DecrementRequestH\x00R\tdecrement\x12.\n" +
+	"\x04also\x18\x0e \x03(\v2\x1a.ringside.v1.StreamRequestR\x04alsoB\t\n" +
+	"\arequest\"\x8f\x04\n" +
 	"\x0eStreamResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x03get\x18\x02 \x01(\v2\x18.ringside.v1.GetResponseH\x00R\x03get\x12,\n" +
@@ -2930,7 +2953,8 @@ const file_ringside_v1_ringside_proto_rawDesc = "" +
 	"\x06delete\x18\x06 \x01(\v2\x1b.ringside.v1.DeleteResponseH\x00R\x06delete\x122\n" +
 	"\x05touch\x18\a \x01(\v2\x1a.ringside.v1.TouchResponseH\x00R\x05touch\x122\n" +
 	"\x05count\x18\b \x01(\v2\x1a.ringside.v1.CountResponseH\x00R\x05count\x120\n" +
-	"\x05error\x18\x0f \x01(\v2\x18.ringside.v1.StreamErrorH\x00R\x05errorB\n" +
+	"\x05error\x18\x0f \x01(\v2\x18.ringside.v1.StreamErrorH\x00R\x05error\x12/\n" +
+	"\x04also\x18\x0e \x03(\v2\x1b.ringside.v1.StreamResponseR\x04alsoB\n" +
 	"\n" +
 	"\bresponse\"m\n" +
 	"\vStreamError\x12\x12\n" +
@@ -3096,62 +3120,64 @@ var file_ringside_v1_ringside_proto_depIdxs = []int32{
 	23, // 13: ringside.v1.StreamRequest.touch:type_name -> ringside.v1.TouchRequest
 	25, // 14: ringside.v1.StreamRequest.increment:type_name -> ringside.v1.IncrementRequest
 	26, // 15: ringside.v1.StreamRequest.decrement:type_name -> ringside.v1.DecrementRequest
-	6,  // 16: ringside.v1.StreamResponse.get:type_name -> ringside.v1.GetResponse
-	13, // 17: ringside.v1.StreamResponse.set:type_name -> ringside.v1.SetResponse
-	18, // 18: ringside.v1.StreamResponse.store:type_name -> ringside.v1.StoreResponse
-	20, // 19: ringside.v1.StreamResponse.compare_and_swap:type_name -> ringside.v1.CompareAndSwapResponse
-	22, // 20: ringside.v1.StreamResponse.delete:type_name -> ringside.v1.DeleteResponse
-	24, // 21: ringside.v1.StreamResponse.touch:type_name -> ringside.v1.TouchResponse
-	27, // 22: ringside.v1.StreamResponse.count:type_name -> ringside.v1.CountResponse
-	32, // 23: ringside.v1.StreamResponse.error:type_name -> ringside.v1.StreamError
-	10, // 24: ringside.v1.StreamError.detail:type_name -> ringside.v1.ErrorDetail
-	1,  // 25: ringside.v1.LeaseResponse.state:type_name -> ringside.v1.LeaseResponse.State
-	2,  // 26: ringside.v1.FillResponse.outcome:type_name -> ringside.v1.FillResponse.Outcome
-	3,  // 27: ringside.v1.ReleaseRequest.outcome:type_name -> ringside.v1.ReleaseRequest.Outcome
-	34, // 28: ringside.v1.InvalidateResponse.lease:type_name -> ringside.v1.LeaseResponse
-	5,  // 29: ringside.v1.Cache.Get:input_type -> ringside.v1.GetRequest
-	7,  // 30: ringside.v1.Cache.GetMulti:input_type -> ringside.v1.GetMultiRequest
-	11, // 31: ringside.v1.Cache.GetAndTouch:input_type -> ringside.v1.GetAndTouchRequest
-	12, // 32: ringside.v1.Cache.Set:input_type -> ringside.v1.SetRequest
-	14, // 33: ringside.v1.Cache.Add:input_type -> ringside.v1.AddRequest
-	15, // 34: ringside.v1.Cache.Replace:input_type -> ringside.v1.ReplaceRequest
-	16, // 35: ringside.v1.Cache.Append:input_type -> ringside.v1.AppendRequest
-	17, // 36: ringside.v1.Cache.Prepend:input_type -> ringside.v1.PrependRequest
-	19, // 37: ringside.v1.Cache.CompareAndSwap:input_type -> ringside.v1.CompareAndSwapRequest
-	21, // 38: ringside.v1.Cache.Delete:input_type -> ringside.v1.DeleteRequest
-	23, // 39: ringside.v1.Cache.Touch:input_type -> ringside.v1.TouchRequest
-	25, // 40: ringside.v1.Cache.Increment:input_type -> ringside.v1.IncrementRequest
-	26, // 41: ringside.v1.Cache.Decrement:input_type -> ringside.v1.DecrementRequest
-	28, // 42: ringside.v1.Cache.FlushAll:input_type -> ringside.v1.FlushAllRequest
-	30, // 43: ringside.v1.Cache.Stream:input_type -> ringside.v1.StreamRequest
-	33, // 44: ringside.v1.Cache.Lease:input_type -> ringside.v1.LeaseRequest
-	35, // 45: ringside.v1.Cache.Fill:input_type -> ringside.v1.FillRequest
-	37, // 46: ringside.v1.Cache.Release:input_type -> ringside.v1.ReleaseRequest
-	39, // 47: ringside.v1.Cache.Invalidate:input_type -> ringside.v1.InvalidateRequest
-	6,  // 48: ringside.v1.Cache.Get:output_type -> ringside.v1.GetResponse
-	8,  // 49: ringside.v1.Cache.GetMulti:output_type -> ringside.v1.GetMultiResponse
-	6,  // 50: ringside.v1.Cache.GetAndTouch:output_type -> ringside.v1.GetResponse
-	13, // 51: ringside.v1.Cache.Set:output_type -> ringside.v1.SetResponse
-	18, // 52: ringside.v1.Cache.Add:output_type -> ringside.v1.StoreResponse
-	18, // 53: ringside.v1.Cache.Replace:output_type -> ringside.v1.StoreResponse
-	18, // 54: ringside.v1.Cache.Append:output_type -> ringside.v1.StoreResponse
-	18, // 55: ringside.v1.Cache.Prepend:output_type -> ringside.v1.StoreResponse
-	20, // 56: ringside.v1.Cache.CompareAndSwap:output_type -> ringside.v1.CompareAndSwapResponse
-	22, // 57: ringside.v1.Cache.Delete:output_type -> ringside.v1.DeleteResponse
-	24, // 58: ringside.v1.Cache.Touch:output_type -> ringside.v1.TouchResponse
-	27, // 59: ringside.v1.Cache.Increment:output_type -> ringside.v1.CountResponse
-	27, // 60: ringside.v1.Cache.Decrement:output_type -> ringside.v1.CountResponse
-	29, // 61: ringside.v1.Cache.FlushAll:output_type -> ringside.v1.FlushAllResponse
-	31, // 62: ringside.v1.Cache.Stream:output_type -> ringside.v1.StreamResponse
-	34, // 63: ringside.v1.Cache.Lease:output_type -> ringside.v1.LeaseResponse
-	36, // 64: ringside.v1.Cache.Fill:output_type -> ringside.v1.FillResponse
-	38, // 65: ringside.v1.Cache.Release:output_type -> ringside.v1.ReleaseResponse
-	40, // 66: ringside.v1.Cache.Invalidate:output_type -> ringside.v1.InvalidateResponse
-	48, // [48:67] is the sub-list for method output_type
-	29, // [29:48] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	30, // 16: ringside.v1.StreamRequest.also:type_name -> ringside.v1.StreamRequest
+	6,  // 17: ringside.v1.StreamResponse.get:type_name -> ringside.v1.GetResponse
+	13, // 18: ringside.v1.StreamResponse.set:type_name -> ringside.v1.SetResponse
+	18, // 19: ringside.v1.StreamResponse.store:type_name -> ringside.v1.StoreResponse
+	20, // 20: ringside.v1.StreamResponse.compare_and_swap:type_name -> ringside.v1.CompareAndSwapResponse
+	22, // 21: ringside.v1.StreamResponse.delete:type_name -> ringside.v1.DeleteResponse
+	24, // 22: ringside.v1.StreamResponse.touch:type_name -> ringside.v1.TouchResponse
+	27, // 23: ringside.v1.StreamResponse.count:type_name -> ringside.v1.CountResponse
+	32, // 24: ringside.v1.StreamResponse.error:type_name -> ringside.v1.StreamError
+	31, // 25: ringside.v1.StreamResponse.also:type_name -> ringside.v1.StreamResponse
+	10, // 26: ringside.v1.StreamError.detail:type_name -> ringside.v1.ErrorDetail
+	1,  // 27: ringside.v1.LeaseResponse.state:type_name -> ringside.v1.LeaseResponse.State
+	2,  // 28: ringside.v1.FillResponse.outcome:type_name -> ringside.v1.FillResponse.Outcome
+	3,  // 29: ringside.v1.ReleaseRequest.outcome:type_name -> ringside.v1.ReleaseRequest.Outcome
+	34, // 30: ringside.v1.InvalidateResponse.lease:type_name -> ringside.v1.LeaseResponse
+	5,  // 31: ringside.v1.Cache.Get:input_type -> ringside.v1.GetRequest
+	7,  // 32: ringside.v1.Cache.GetMulti:input_type -> ringside.v1.GetMultiRequest
+	11, // 33: ringside.v1.Cache.GetAndTouch:input_type -> ringside.v1.GetAndTouchRequest
+	12, // 34: ringside.v1.Cache.Set:input_type -> ringside.v1.SetRequest
+	14, // 35: ringside.v1.Cache.Add:input_type -> ringside.v1.AddRequest
+	15, // 36: ringside.v1.Cache.Replace:input_type -> ringside.v1.ReplaceRequest
+	16, // 37: ringside.v1.Cache.Append:input_type -> ringside.v1.AppendRequest
+	17, // 38: ringside.v1.Cache.Prepend:input_type -> ringside.v1.PrependRequest
+	19, // 39: ringside.v1.Cache.CompareAndSwap:input_type -> ringside.v1.CompareAndSwapRequest
+	21, // 40: ringside.v1.Cache.Delete:input_type -> ringside.v1.DeleteRequest
+	23, // 41: ringside.v1.Cache.Touch:input_type -> ringside.v1.TouchRequest
+	25, // 42: ringside.v1.Cache.Increment:input_type -> ringside.v1.IncrementRequest
+	26, // 43: ringside.v1.Cache.Decrement:input_type -> ringside.v1.DecrementRequest
+	28, // 44: ringside.v1.Cache.FlushAll:input_type -> ringside.v1.FlushAllRequest
+	30, // 45: ringside.v1.Cache.Stream:input_type -> ringside.v1.StreamRequest
+	33, // 46: ringside.v1.Cache.Lease:input_type -> ringside.v1.LeaseRequest
+	35, // 47: ringside.v1.Cache.Fill:input_type -> ringside.v1.FillRequest
+	37, // 48: ringside.v1.Cache.Release:input_type -> ringside.v1.ReleaseRequest
+	39, // 49: ringside.v1.Cache.Invalidate:input_type -> ringside.v1.InvalidateRequest
+	6,  // 50: ringside.v1.Cache.Get:output_type -> ringside.v1.GetResponse
+	8,  // 51: ringside.v1.Cache.GetMulti:output_type -> ringside.v1.GetMultiResponse
+	6,  // 52: ringside.v1.Cache.GetAndTouch:output_type -> ringside.v1.GetResponse
+	13, // 53: ringside.v1.Cache.Set:output_type -> ringside.v1.SetResponse
+	18, // 54: ringside.v1.Cache.Add:output_type -> ringside.v1.StoreResponse
+	18, // 55: ringside.v1.Cache.Replace:output_type -> ringside.v1.StoreResponse
+	18, // 56: ringside.v1.Cache.Append:output_type -> ringside.v1.StoreResponse
+	18, // 57: ringside.v1.Cache.Prepend:output_type -> ringside.v1.StoreResponse
+	20, // 58: ringside.v1.Cache.CompareAndSwap:output_type -> ringside.v1.CompareAndSwapResponse
+	22, // 59: ringside.v1.Cache.Delete:output_type -> ringside.v1.DeleteResponse
+	24, // 60: ringside.v1.Cache.Touch:output_type -> ringside.v1.TouchResponse
+	27, // 61: ringside.v1.Cache.Increment:output_type -> ringside.v1.CountResponse
+	27, // 62: ringside.v1.Cache.Decrement:output_type -> ringside.v1.CountResponse
+	29, // 63: ringside.v1.Cache.FlushAll:output_type -> ringside.v1.FlushAllResponse
+	31, // 64: ringside.v1.Cache.Stream:output_type -> ringside.v1.StreamResponse
+	34, // 65: ringside.v1.Cache.Lease:output_type -> ringside.v1.LeaseResponse
+	36, // 66: ringside.v1.Cache.Fill:output_type -> ringside.v1.FillResponse
+	38, // 67: ringside.v1.Cache.Release:output_type -> ringside.v1.ReleaseResponse
+	40, // 68: ringside.v1.Cache.Invalidate:output_type -> ringside.v1.InvalidateResponse
+	50, // [50:69] is the sub-list for method output_type
+	31, // [31:50] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_ringside_v1_ringside_proto_init() }

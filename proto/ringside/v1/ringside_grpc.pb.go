@@ -112,7 +112,8 @@ type CacheClient interface {
 	// side, and those that arrive together travel together; each reply has the
 	// id of its request and comes when it is there, in any order. Requests on
 	// one key that are under way at the same time may overtake one another. The
-	// sidecar stops reading while 1,024 of a stream are under way. When the
+	// sidecar stops reading while 1,024 of a stream are under way. Several may
+	// travel in one message, see StreamRequest.also. When the
 	// caller closes its side the rest is answered and the stream ends with OK.
 	Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamRequest, StreamResponse], error)
 	// Lease reads a key for a caller that can load it: one caller in the whole
@@ -378,7 +379,8 @@ type CacheServer interface {
 	// side, and those that arrive together travel together; each reply has the
 	// id of its request and comes when it is there, in any order. Requests on
 	// one key that are under way at the same time may overtake one another. The
-	// sidecar stops reading while 1,024 of a stream are under way. When the
+	// sidecar stops reading while 1,024 of a stream are under way. Several may
+	// travel in one message, see StreamRequest.also. When the
 	// caller closes its side the rest is answered and the stream ends with OK.
 	Stream(grpc.BidiStreamingServer[StreamRequest, StreamResponse]) error
 	// Lease reads a key for a caller that can load it: one caller in the whole
