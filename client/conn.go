@@ -93,6 +93,7 @@ func newConn(n *node, nc net.Conn, generation uint64) *conn {
 	c := &conn{node: n, nc: nc, generation: generation, deadline: -1, trust: maxTrust}
 	c.raw.init(nc)
 	c.opaque = newOpaque()
+	c.quickest.Store(int64(near))
 	c.lastRead = n.client.clock()
 	return c
 }

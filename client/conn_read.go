@@ -255,7 +255,7 @@ func (c *conn) deliver() error {
 		c.at++
 		last := int(c.at) == len(ca.ops)
 		if last {
-			c.answered.Store(ca.end)
+			c.noteAnswer(ca)
 			c.head, ca.next, c.at = ca.next, nil, 0
 		}
 		switch {

@@ -286,6 +286,7 @@ func TestHeldRequests(t *testing.T) {
 	conn.reading = true // by this test
 	conn.mu.Unlock()
 	conn.wakes()
+	conn.quickest.Store(1)
 	for i, want := range []bool{false, false, true, true} {
 		if got := submit(); got != want {
 			t.Errorf("request %d is held: %v", i, got)
@@ -309,6 +310,14 @@ func TestHeldRequests(t *testing.T) {
 	if !submit() || left() == 0 {
 		t.Error("it is not held, though two are under way again")
 	}
+	conn.quickest.Store(int64(near))
+	if submit() || left() > 0 {
+		t.Error("it is held though the node is far")
+	}
+	conn.quickest.Store(1)
+	if !submit() || left() == 0 {
+		t.Error("it is not held, though two are under way again")
+	}
 	conn.asleep()
 	if left() > 0 {
 		t.Error("it is held while the reader sleeps")
@@ -321,6 +330,36 @@ func TestHeldRequests(t *testing.T) {
 		if err := p.wait(t.Context()); err != nil {
 			t.Errorf("request %d: %v", i, err)
 		}
+	}
+	// The clock of a call and that of its answer are the same.
+	if quickest := time.Duration(conn.quickest.Load()); quickest <= 0 || quickest > time.Minute {
+		t.Errorf("the quickest answer took %v", quickest)
+	}
+}
+
+// TestQuickest: the shortest time is kept, and forgotten after some hundred
+// calls that took longer.
+func TestQuickest(t *testing.T) {
+	c := &conn{}
+	c.quickest.Store(int64(near))
+	note := func(took time.Duration) time.Duration {
+		c.lastRead = time.Second
+		c.noteAnswer(&call{start: time.Second - took})
+		return time.Duration(c.quickest.Load())
+	}
+	for _, took := range []time.Duration{50 * time.Microsecond, 40 * time.Microsecond} {
+		if got := note(took); got != took {
+			t.Errorf("%v, want %v", got, took)
+		}
+	}
+	if got := note(time.Millisecond); got > 41*time.Microsecond {
+		t.Errorf("one slow call made it %v", got)
+	}
+	for range 2000 {
+		note(time.Millisecond)
+	}
+	if got := note(time.Millisecond); got < near {
+		t.Errorf("%v after 2,000 slow calls", got)
 	}
 }
 
