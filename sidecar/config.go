@@ -159,6 +159,16 @@ func (c *Config) credentials() error {
 	return nil
 }
 
+// Nodes gives the config of a client that reaches the nodes as the sidecar does.
+// It reads the files with credentials. Embedded nodes can not be reached so.
+func (c Config) Nodes() (client.Config, error) {
+	if c.Embedded > 0 {
+		return client.Config{}, errors.New("embedded: these nodes are in the process that serves them")
+	}
+	err := c.credentials()
+	return c.Client, err
+}
+
 // Off is the address of a listener that is not wanted.
 const Off = "off"
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -8,6 +10,7 @@ import (
 
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/ring"
+	"github.com/ringside-cache/ringside/sidecar"
 )
 
 // fleet are the flags that name the nodes.
@@ -15,10 +18,14 @@ type fleet struct {
 	servers string
 	dialect string
 	timeout time.Duration
+	file    string
+	cmd     *cobra.Command
 }
 
 func (f *fleet) add(cmd *cobra.Command) {
+	f.cmd = cmd
 	cmd.Flags().StringVar(&f.servers, "servers", "", "LIST of servers: [name@]address[*weight],…")
+	cmd.Flags().StringVar(&f.file, "config", "", "FILE of 'ringside serve': the servers as it says, with its TLS and credentials")
 	f.addDialect(cmd)
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, "bound of one operation (default 500ms)")
 }
@@ -28,14 +35,42 @@ func (f *fleet) addDialect(cmd *cobra.Command) {
 }
 
 func (f *fleet) config() (client.Config, error) {
+	if f.file != "" {
+		return f.configOf(f.file)
+	}
 	cfg := client.Config{Servers: splitList(f.servers), Dialect: ring.Dialect(f.dialect), Timeout: f.timeout}
 	if len(cfg.Servers) == 0 {
-		return cfg, usagef("--servers is needed: a comma-separated list of servers")
+		return cfg, usagef("--servers or --config is needed: a comma-separated list of servers, or a config file")
 	}
 	if err := cfg.Validate(); err != nil {
 		return cfg, &usageError{err}
 	}
 	return cfg, nil
+}
+
+// configOf is what the config file of a sidecar says of the nodes.
+func (f *fleet) configOf(file string) (client.Config, error) {
+	for _, name := range []string{"servers", "dialect"} {
+		if f.cmd.Flags().Changed(name) {
+			return client.Config{}, usagef("--%s and --config can not both be given: the file says it", name)
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return client.Config{}, err
+	}
+	s, err := sidecar.ParseSettings(file, text, nil)
+	if err != nil {
+		return client.Config{}, err
+	}
+	cfg, err := s.Nodes()
+	if err != nil {
+		return cfg, fmt.Errorf("%s: %w", file, err)
+	}
+	if f.timeout != 0 {
+		cfg.Timeout = f.timeout
+	}
+	return cfg, cfg.Validate()
 }
 
 func (f *fleet) client() (*client.Client, error) {
