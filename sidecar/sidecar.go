@@ -116,6 +116,7 @@ func (s *Sidecar) start() error {
 		return err
 	}
 	s.metrics = newMetrics(s.client, s.broker)
+	s.metrics.watchConns(&s.clients)
 	if s.cfg.Tracing == TracingEnv {
 		if s.tracer, err = newTracer(s.log, s.metrics); err != nil {
 			return err
