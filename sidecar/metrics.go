@@ -103,7 +103,7 @@ func (m *metrics) watchConns(q *quota) {
 // a change of the files that no connection has come for.
 func (m *metrics) watchCertificate(k *keeper) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "ringside_tls_certificate_not_after_seconds", Help: "Unix time at which the certificate that is served ends.",
+		Name: "ringside_tls_certificate_not_after_seconds", Help: "Unix time at which the certificate that is served ends; only with TLS.",
 	}, func() float64 { return float64(k.identity().leaf.NotAfter.Unix()) }))
 }
 
