@@ -2,14 +2,23 @@ package deploy
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -29,11 +38,18 @@ var (
 	labelName  = regexp.MustCompile(`([a-z_]+)="`)
 )
 
-// served gives the metrics of a sidecar that has been used in both protocols:
-// by their full names, so that a histogram is there three times, and by family.
+// served gives the metrics of a sidecar that has been used in both protocols,
+// and has all that brings metrics with it: by their full names, so that a
+// histogram is there three times, and by family.
 func served(t *testing.T) (names, families map[string]*family) {
 	t.Helper()
-	s, err := sidecar.Start(sidecar.Config{Embedded: 1, Memcached: "127.0.0.1:0", GRPC: "127.0.0.1:0", Admin: "127.0.0.1:0"})
+	t.Setenv("OTEL_TRACES_EXPORTER", "otlp")
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off") // nobody is there to take them
+	certFile, keyFile := certificate(t)
+	s, err := sidecar.Start(sidecar.Config{
+		Embedded: 1, Memcached: "127.0.0.1:0", GRPC: "127.0.0.1:0", Admin: "127.0.0.1:0", Tracing: sidecar.TracingEnv,
+		TLS: sidecar.TLS{CertFile: certFile, KeyFile: keyFile, PlainLoopback: true},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +107,33 @@ func served(t *testing.T) (names, families map[string]*family) {
 		t.Fatalf("there are only %d metrics", len(families))
 	}
 	return names, families
+}
+
+// certificate writes one that is its own authority, and its key.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, leaf, leaf, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("tls.crt", "CERTIFICATE", cert), write("tls.key", "PRIVATE KEY", pkcs8)
 }
 
 var (

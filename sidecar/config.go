@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,9 +38,13 @@ type Config struct {
 	// default 256. LoadTimeout, Shared and Hooks are not used.
 	Stampede stampede.Config
 	// Memcached, GRPC and Admin are the addresses of the listeners,
-	// "host:port" or "unix:/path" (mode 0600). Defaults 127.0.0.1:11311,
+	// "host:port" or "unix:/path". Defaults 127.0.0.1:11311,
 	// 127.0.0.1:11312 and 127.0.0.1:11313. "off" turns a listener off.
 	Memcached, GRPC, Admin string
+	// SocketMode is the mode of the unix sockets, in octal: "0660" lets in the
+	// group that the sidecar runs as, "0666" every user of the host. Their
+	// owner always may. Default "0600".
+	SocketMode string
 	// AllowRemote lets listeners have an address that is not loopback, which
 	// other hosts can reach. Such a listener needs TLS as well.
 	AllowRemote bool
@@ -187,6 +192,7 @@ func (c Config) withDefaults() Config {
 	or(&c.Memcached, "127.0.0.1:11311")
 	or(&c.GRPC, "127.0.0.1:11312")
 	or(&c.Admin, "127.0.0.1:11313")
+	or(&c.SocketMode, "0600")
 	if c.MaxValueBytes == 0 {
 		c.MaxValueBytes = 1 << 20
 	}
@@ -241,6 +247,9 @@ func (c Config) Validate() error {
 			problems = append(problems, err)
 		}
 	}
+	if mode := c.socketMode(); mode > 0o777 || mode&0o600 != 0o600 {
+		bad("SocketMode is %q, it must be octal, at most 0777, and let the owner read and write, as 0600 and 0660 do", c.SocketMode)
+	}
 	switch {
 	case c.PasswordFile != "" && hasPassword:
 		bad("PasswordFile and Password are both given, one of them is needed")
@@ -286,6 +295,15 @@ func (c Config) Validate() error {
 		bad("IdleTimeout is %v, it must not be below 0", c.IdleTimeout)
 	}
 	return errors.Join(problems...)
+}
+
+// socketMode is 0, which is no valid one, where the text is no number.
+func (c *Config) socketMode() os.FileMode {
+	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
+	if err != nil {
+		return 0
+	}
+	return os.FileMode(mode)
 }
 
 func (c Config) checkListen(field, addr string) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"math"
 	"strings"
 	"time"
 
@@ -107,10 +106,7 @@ func (x *exchange) add(req *memcached.Request) (complete bool) {
 func (x *exchange) addRetrieval(s *step) string {
 	req := s.req
 	touch := req.Command == memcached.Gat || req.Command == memcached.Gats
-	exptime, ok := toExpiration(req.Exptime)
-	if !ok {
-		return "CLIENT_ERROR invalid exptime argument"
-	}
+	exptime := toExpiration(req.Exptime)
 	s.keys = req.Keys[x.taken:]
 	if len(s.keys) > x.limit {
 		s.keys, s.part = s.keys[:x.limit], true
@@ -132,11 +128,9 @@ func (x *exchange) addRetrieval(s *step) string {
 }
 
 func (x *exchange) addStorage(req *memcached.Request) string {
-	exptime, ok := toExpiration(req.Exptime)
-	if !ok {
-		return "CLIENT_ERROR bad command line format"
+	item := &client.Item{
+		Key: string(req.Key), Value: req.Value, Flags: req.Flags, Expiration: toExpiration(req.Exptime), CasID: req.CAS,
 	}
-	item := &client.Item{Key: string(req.Key), Value: req.Value, Flags: req.Flags, Expiration: exptime, CasID: req.CAS}
 	switch req.Command {
 	case memcached.Set:
 		x.batch.Set(item)
@@ -164,11 +158,7 @@ func (x *exchange) addKeyed(req *memcached.Request) string {
 	case memcached.Decr:
 		x.batch.Decrement(key, req.Delta)
 	case memcached.Touch:
-		exptime, ok := toExpiration(req.Exptime)
-		if !ok {
-			return "CLIENT_ERROR invalid exptime argument"
-		}
-		x.batch.Touch(key, exptime)
+		x.batch.Touch(key, toExpiration(req.Exptime))
 	}
 	return ""
 }
@@ -195,10 +185,9 @@ func (x *exchange) addMeta(s *step) string {
 	return ""
 }
 
-// toExpiration: memcached's exptime has 32 bits.
-func toExpiration(exptime int64) (int32, bool) {
-	return int32(exptime), exptime >= math.MinInt32 && exptime <= math.MaxInt32
-}
+// toExpiration keeps the low 32 bits, as memcached does; its meta commands do it
+// on the node. To refuse a set would also leave the old value where it stands.
+func toExpiration(exptime int64) int32 { return int32(exptime) }
 
 // carryOut runs the operations of the exchange.
 func (x *exchange) carryOut(m *memcachedServer) {

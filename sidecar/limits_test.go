@@ -51,6 +51,9 @@ func TestConnsOfAllListeners(t *testing.T) {
 	first, second := dial(t, s.addr("memcached")), dial(t, s.addr("memcached"))
 	first.want("", "")
 	second.want("", "")
+	if n := s.metric(t, "ringside_connections_max"); n != 3 {
+		t.Errorf("the limit is %v, want 3", n)
+	}
 	third := dial(t, s.addr("grpc"))
 	eventually(t, "the third is counted", func() bool { return s.metric(t, "ringside_grpc_connections ") == 1 })
 	for _, name := range []string{"memcached", "grpc"} {

@@ -92,11 +92,18 @@ func newMetrics(c *client.Client, b *stampede.Broker) *metrics {
 	return m
 }
 
+// watchConns shows the limit that open connections are to be compared with.
+func (m *metrics) watchConns(q *quota) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ringside_connections_max", Help: "Most connections that the memcached and grpc listeners may have together.",
+	}, func() float64 { return float64(q.most.Load()) }))
+}
+
 // watchCertificate shows when the certificate ends. Being scraped it also sees
 // a change of the files that no connection has come for.
 func (m *metrics) watchCertificate(k *keeper) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "ringside_tls_certificate_not_after_seconds", Help: "Unix time at which the certificate that is served ends.",
+		Name: "ringside_tls_certificate_not_after_seconds", Help: "Unix time at which the certificate that is served ends; only with TLS.",
 	}, func() float64 { return float64(k.identity().leaf.NotAfter.Unix()) }))
 }
 

@@ -90,6 +90,9 @@ func TestReload(t *testing.T) {
 	dial(t, f.addr("memcached"))
 	dial(t, f.addr("memcached"))
 	dial(t, f.addr("memcached")).want("", "SERVER_ERROR too many connections\r\n(closed)")
+	if n := f.metric(t, "ringside_connections_max"); n != 3 {
+		t.Errorf("the metric has a limit of %v, want 3", n)
+	}
 
 	had := f.servers()
 	for name, text := range map[string]string{

@@ -78,6 +78,7 @@ func (s *Settings) All() []Setting {
 		{"listen.memcached", "memcached", "ADDR of the memcached protocol", !reloads, &c.Memcached, "Memcached"},
 		{"listen.grpc", "grpc", "ADDR of gRPC", !reloads, &c.GRPC, "GRPC"},
 		{"listen.admin", "admin", "ADDR of the admin HTTP", !reloads, &c.Admin, "Admin"},
+		{"listen.socket_mode", "socket-mode", "mode of the unix sockets, in octal: 0660 lets in the sidecar's group, 0666 every user", !reloads, &c.SocketMode, "SocketMode"},
 		{"listen.allow_remote", "allow-remote", "let the listeners be reached from other hosts; needs TLS", !reloads, &c.AllowRemote, "AllowRemote"},
 		{"listen.tls.cert_file", "tls-cert", "FILE of the listeners' certificate: they speak TLS, but for unix sockets", !reloads, &c.TLS.CertFile, "TLS.CertFile"},
 		{"listen.tls.key_file", "tls-key", "FILE of its key", !reloads, &c.TLS.KeyFile, "TLS.KeyFile"},

@@ -25,7 +25,7 @@ func TestSettingsRoundTrip(t *testing.T) {
 		"listen.tls.min_version": "1.2", "listen.tls.plain_loopback": "true", "collapse_gets": "true", "tracing": "off",
 		"nodes.tls.enabled": "true", "nodes.tls.ca_file": "12", "nodes.tls.cert_file": "a", "nodes.tls.key_file": "b", "nodes.tls.server_name": "- x",
 		"health.max_ejected_share": "0.25", "health.failure_limit": "5", "health.max_retry_timeout": "1h",
-		"listen.memcached": "unix:/a b", "listen.grpc": "off", "listen.admin": "[::1]:99", "listen.allow_remote": "true",
+		"listen.memcached": "unix:/a b", "listen.grpc": "off", "listen.admin": "[::1]:99", "listen.allow_remote": "true", "listen.socket_mode": "0660",
 		"lease.grace": "none", "lease.not_found_ttl": "none", "lease.error_ttl": "none", "lease.jitter": "0.5", "lease.early_refresh": "-1", "lease.lease": "20s",
 		"log.format": "json", "log.level": "debug",
 	}
@@ -52,6 +52,9 @@ func TestSettingsRoundTrip(t *testing.T) {
 	}
 	if c := got.Client; len(c.Servers) != 2 || c.Failover != client.FailoverNone || c.Username != "u:#x" || got.Stampede.Grace != stampede.None || c.Timeout != 17*time.Second {
 		t.Errorf("%+v", got)
+	}
+	if got.SocketMode != "0660" {
+		t.Errorf("the mode of the sockets is %q", got.SocketMode)
 	}
 	full := sidecar.Settings{}.WithDefaults()
 	full.Client.Servers = []string{"a:1"}
@@ -118,6 +121,7 @@ func TestSettingsProblems(t *testing.T) {
 		"no unit":            {"servers: [a:1]\ndrain_timeout: 5\n", []string{`f.yaml:2: drain_timeout is "5", it must be a time with its unit`}},
 		"no number":          {"servers: [a:1]\nlimits: {max_conns: many}\n", []string{`f.yaml:2: limits.max_conns is "many", it must be a whole number`}},
 		"no bool":            {"servers: [a:1]\nlisten: {allow_remote: perhaps}\n", []string{`f.yaml:2: listen.allow_remote is "perhaps"`}},
+		"a bad mode":         {"servers: [a:1]\nlisten: {socket_mode: 0400}\n", []string{`f.yaml:2: listen.socket_mode is "0400", it must be octal`}},
 		"a second document":  {"servers: [a:1]\n---\nservers: [b:1]\n", []string{"f.yaml:3: a second document"}},
 		"a bad server":       {"servers:\n  - a:1\n  - b:1*0\n", []string{"f.yaml:1: servers: "}},
 		"the same twice":     {"servers: [a:1, a:1]\n", []string{"f.yaml:1: servers: "}},

@@ -116,6 +116,7 @@ func (s *Sidecar) start() error {
 		return err
 	}
 	s.metrics = newMetrics(s.client, s.broker)
+	s.metrics.watchConns(&s.clients)
 	if s.cfg.Tracing == TracingEnv {
 		if s.tracer, err = newTracer(s.log, s.metrics); err != nil {
 			return err
@@ -133,7 +134,7 @@ func (s *Sidecar) start() error {
 		if l.addr == Off {
 			continue
 		}
-		if s.listeners[l.name], err = listen(l.addr); err != nil {
+		if s.listeners[l.name], err = listen(l.addr, s.cfg.socketMode()); err != nil {
 			delete(s.listeners, l.name)
 			return fmt.Errorf("%s listener on %s: %w", l.name, l.addr, err)
 		}
@@ -147,9 +148,9 @@ func (s *Sidecar) start() error {
 	return nil
 }
 
-// listen opens a TCP listener, or a unix socket that only its owner may use.
-// A socket file that nobody listens on any more is replaced.
-func listen(addr string) (net.Listener, error) {
+// listen opens a TCP listener, or a unix socket of that mode. A socket file that
+// nobody listens on any more is replaced.
+func listen(addr string, mode os.FileMode) (net.Listener, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix:")
 	if !isUnix {
 		return net.Listen("tcp", addr)
@@ -168,11 +169,11 @@ func listen(addr string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	l, err := net.Listen("unix", path)
+	l, err := listenOwner(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package sidecar_test
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -54,6 +55,34 @@ func TestUnixSockets(t *testing.T) {
 	s.stop(t)
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("the sockets %v are left", left)
+	}
+}
+
+// TestSocketMode: it is that of all sockets, whatever the umask.
+func TestSocketMode(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]os.FileMode{"": 0o600, "0660": 0o660, "666": 0o666, "0770": 0o770} {
+		dir := shortDir(t)
+		s := start(t, sidecar.Config{
+			Embedded: 1, Memcached: "unix:" + dir + "/memcached", GRPC: "unix:" + dir + "/grpc", Admin: "unix:" + dir + "/admin", SocketMode: text,
+		})
+		for _, name := range []string{"memcached", "grpc", "admin"} {
+			info, err := os.Lstat(dir + "/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode(); got != os.ModeSocket|want {
+				t.Errorf("with SocketMode %q the %s socket has mode %v, want %v", text, name, got, want)
+			}
+		}
+		dial(t, s.addr("memcached")).want("get a\r\n", "END\r\n")
+		s.stop(t)
+	}
+	for _, text := range []string{"0400", "0066", "1777", "04660", "0680", "660 ", "-600", "0o660", "rw-rw----", "0"} {
+		err := sidecar.Config{Embedded: 1, SocketMode: text}.Validate()
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("SocketMode is %q", text)) {
+			t.Errorf("SocketMode %q: %v, want an error that names it", text, err)
+		}
 	}
 }
 

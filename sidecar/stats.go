@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/ringside-cache/ringside/proto/memcached"
@@ -20,7 +21,9 @@ var summed = []string{
 }
 
 // appendStats answers stats: without an argument the sums over the fleet and
-// each node's state, with "settings" the limits; for other arguments nothing.
+// each node's state, with "settings" the limits. What memcached has beside these
+// is empty, so that what collects it goes on; other arguments are an error. As
+// in memcached, words behind the first do not matter.
 func (m *memcachedServer) appendStats(out []byte, arg string) []byte {
 	var rep memcached.Reply
 	stat := func(name string, value any) {
@@ -28,7 +31,7 @@ func (m *memcachedServer) appendStats(out []byte, arg string) []byte {
 		rep.Kind, rep.Key, rep.Value = memcached.Stat, []byte(name), fmt.Append(nil, value)
 		out = memcached.AppendReply(out, &rep)
 	}
-	switch arg {
+	switch word, _, _ := strings.Cut(arg, " "); word {
 	case "":
 		m.stats(stat)
 	case "settings":
@@ -36,6 +39,9 @@ func (m *memcachedServer) appendStats(out []byte, arg string) []byte {
 		stat("maxconns", m.s.limits().MaxConns)
 	case "reset":
 		return appendLine(out, "RESET")
+	case "items", "slabs", "sizes", "conns", "cachedump", "extstore":
+	default:
+		return appendLine(out, "ERROR")
 	}
 	return append(out, "END\r\n"...)
 }

@@ -50,7 +50,7 @@ func newTracer(log *slog.Logger, m *metrics) (*tracer, error) {
 		return nil, err
 	}
 	failed := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "ringside_trace_exports_failed_total", Help: "Batches of spans that the collector did not take.",
+		Name: "ringside_trace_exports_failed_total", Help: "Batches of spans that the collector did not take; only where traces are sent.",
 	})
 	m.registry.MustRegister(failed)
 	res, err := resource.New(ctx,

@@ -26,7 +26,7 @@ func newServe() *cobra.Command {
 		Long: `Run the sidecar until SIGTERM or SIGINT, which drain it. A second one ends
 it at once.
 
-An ADDR is host:port, unix:/path (mode 0600) or "off". Listeners are on
+An ADDR is host:port, unix:/path (mode 0600, or --socket-mode) or "off". Listeners are on
 loopback unless --allow-remote says otherwise, and then they need TLS.
 
 Each flag is a setting of the config file too, and comes before what that says;
