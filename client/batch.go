@@ -182,12 +182,20 @@ func (c *Client) Do(ctx context.Context, b *Batch) error {
 		// First to those that can be sent to at once: they shall not wait
 		// for a node that has to be connected to.
 		b.unconnected = b.unconnected[:0]
+		unwritten := int64(0)
 		for line := range len(b.starts) - 1 {
 			begun, err := c.beginLine(ctx, b, line, offset, by, false)
 			if err != nil {
 				b.unconnected = append(b.unconnected, line)
 			}
 			more = more || begun
+			if n := len(b.calls); begun && n > 0 {
+				// With large values it would have the roles for long.
+				if unwritten += b.calls[n-1].call.size; unwritten > keepBuffer {
+					b.write()
+					unwritten = 0
+				}
+			}
 		}
 		b.write()
 		if len(b.unconnected) > 0 {
@@ -307,8 +315,12 @@ func (b *Batch) write() {
 			break
 		}
 	}
+	rounds := maxRounds
+	if len(b.calls) > 1 {
+		rounds = 1 // the last shall not wait for others' requests to the first
+	}
 	for i := range b.calls {
-		b.calls[i].write()
+		b.calls[i].write(rounds)
 	}
 }
 

@@ -226,7 +226,7 @@ func (n *node) run(ctx context.Context, slot int, ca *call) error {
 		if n.crowded(len(ca.ops)) {
 			n.yield()
 		}
-		p.write()
+		p.write(maxRounds)
 	}
 	return p.wait(ctx)
 }
@@ -278,6 +278,7 @@ func (n *node) begin(ctx context.Context, slot int, ca *call, by time.Duration, 
 		if conn == nil {
 			if !mayWait {
 				n.settled(ca)
+				n.dial(&n.slots[slot]) //nolint:errcheck // the next begin meets the error again
 				return pending{}, errNotConnected
 			}
 			var waited time.Duration
@@ -322,10 +323,10 @@ func (n *node) orTimeout(by time.Duration) time.Duration {
 }
 
 // write writes what was submitted, the call's and what others have added.
-func (p *pending) write() {
+func (p *pending) write(rounds int) {
 	if p.writer {
 		p.writer = false
-		p.conn.write(maxRounds)
+		p.conn.write(rounds)
 	}
 }
 

@@ -35,7 +35,8 @@ type conn struct {
 	generation uint64
 	silentMiss bool // the node's misses have no opaque
 
-	// mu guards the fields down to offered. Nothing is locked under it.
+	// mu guards the fields down to pace, and in that those before the reader's.
+	// Nothing is locked under it.
 	mu      sync.Mutex
 	err     error // why the connection is broken; set once
 	writing bool
@@ -158,7 +159,8 @@ func (c *conn) idleSince(now time.Duration) bool {
 	return !c.reading && !c.writing && c.first == nil && c.head == nil && now-c.lastRead > idle
 }
 
-// write has the writer's role, and gives it up when there is nothing left.
+// write has the writer's role, and gives it up when there is nothing left, or
+// what is left is held.
 // What others add while it writes it writes too, for so many rounds at most;
 // then a goroutine goes on, as a caller is here for its own request.
 func (c *conn) write(rounds int) {
@@ -227,7 +229,8 @@ func (c *conn) fail(err error) {
 	c.node.forget(c)
 	c.nc.Close()
 	if tearDown {
-		c.tearDown(err)
+		// It calls hooks, and a batch may have other connections to write to.
+		c.node.client.spawn(func() { c.tearDown(err) })
 	}
 }
 

@@ -171,18 +171,24 @@ func (s *requestStream) carry() {
 	var r streamRun
 	for {
 		s.mu.Lock()
-		// The list that was worked off is the next one's memory.
-		clear(r.requests)
-		r.requests, s.waiting = s.waiting, r.requests[:0]
-		if len(r.requests) == 0 {
+		if len(s.waiting) == 0 {
 			s.running--
 			s.mu.Unlock()
 			return
 		}
-		s.mu.Unlock()
-		for rest := r.requests; len(rest) > 0; {
-			rest = rest[s.run(&r, rest):]
+		// The list that was worked off is the next one's memory.
+		clear(r.requests)
+		n := min(len(s.waiting), r.limit.keys())
+		rest := append(r.requests[:0], s.waiting[n:]...)
+		clear(s.waiting[n:])
+		r.requests, s.waiting = s.waiting[:n], rest
+		if len(rest) > 0 && s.running < streamBatches {
+			// Side by side: a slow node holds up those that it is in a batch with.
+			s.running++
+			s.work.Go(s.carry)
 		}
+		s.mu.Unlock()
+		s.run(&r)
 	}
 }
 
@@ -202,12 +208,11 @@ type streamPlace struct {
 	err  error
 }
 
-// run carries out the first requests, as many as go together, answers them, and
-// gives their number.
-func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) int {
+// run carries out the requests of a batch and answers them.
+func (s *requestStream) run(r *streamRun) {
 	g := s.g
 	start := time.Now()
-	requests = requests[:min(len(requests), r.limit.keys())]
+	requests := r.requests
 	admitted := g.admit(int64(len(requests)))
 	span := g.s.tracer.call(s.ctx, ringsidev1.Cache_Stream_FullMethodName)
 	b := &r.batch
@@ -231,7 +236,7 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 	// have together.
 	g.underWay.Add(-admitted)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
-	failed, size := s.answer(r, requests)
+	failed, size := s.answer(r)
 	r.limit.saw(len(r.places), size)
 	if span != nil {
 		names := make([]string, len(r.places))
@@ -240,12 +245,11 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 		}
 		g.s.tracer.endBatch(span, b, names, failed)
 	}
-	return len(requests)
 }
 
 // answer sends the replies to the requests of a batch. It gives how many failed,
 // and the bytes of the values.
-func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamRequest) (failed, size int) {
+func (s *requestStream) answer(r *streamRun) (failed, size int) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	// A caller that reads nothing for so long is cut off.
@@ -275,7 +279,7 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 		if err == nil {
 			reply, err = p.op.reply(&r.batch, p.i)
 		}
-		resp := streamReply(requests[i].GetId(), reply, err)
+		resp := streamReply(r.requests[i].GetId(), reply, err)
 		result := streamResult(resp)
 		s.g.s.metrics.request(protocolGRPC, p.name, result)
 		if result == resultError {

@@ -212,7 +212,7 @@ func TestGRPCStreamDrain(t *testing.T) {
 // the others meanwhile.
 func TestGRPCStreamThatIsNotRead(t *testing.T) {
 	t.Parallel()
-	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", MaxRequests: 500, WriteTimeout: 2 * time.Second})
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", MaxRequests: 4*200 + 20, WriteTimeout: 2 * time.Second})
 	c, ctx := cacheOf(t, s), within(t)
 	if _, err := c.Set(ctx, &ringsidev1.SetRequest{Key: key, Value: make([]byte, 100_000)}); err != nil {
 		t.Fatal(err)
@@ -387,6 +387,20 @@ func TestGRPCStreamTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+		t.Error(err)
+	}
+	// Nor are they too large together.
+	if stream, err = c.Stream(ctx); err != nil {
+		t.Fatal(err)
+	}
+	large10 := get(0)
+	for i := range uint64(10) {
+		large10.Also = append(large10.Also, set(1+i, 300<<10))
+	}
+	if err := stream.Send(large10); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.ResourceExhausted {
 		t.Error(err)
 	}
 }

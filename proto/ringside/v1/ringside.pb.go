@@ -1778,7 +1778,9 @@ type StreamRequest struct {
 	Request isStreamRequest_Request `protobuf_oneof:"request"`
 	// More requests in the same message, each with its id, as if each had come
 	// in a message of its own: a message costs more than a get. A stream that
-	// has used it gets replies together too. At most 1,023; those in it have none
+	// has used it gets replies together too. At most 1,023, and 2 MiB with all
+	// keys and values: a larger message ends the stream with RESOURCE_EXHAUSTED,
+	// and what was under way may have been done or not. Those in it have none
 	// themselves.
 	Also          []*StreamRequest `protobuf:"bytes,14,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2050,8 +2052,8 @@ type StreamResponse struct {
 	//	*StreamResponse_Count
 	//	*StreamResponse_Error
 	Response isStreamResponse_Response `protobuf_oneof:"response"`
-	// More replies that were there at the same time, some 64 KiB of values in a
-	// message at most. Only on a stream whose caller has sent also itself.
+	// More replies that were there at the same time, with 64 KiB of values in a
+	// message at most; a larger one comes alone. Only on a stream whose caller has sent also itself.
 	Also          []*StreamResponse `protobuf:"bytes,14,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
