@@ -171,24 +171,22 @@ func (s *requestStream) carry() {
 	var r streamRun
 	for {
 		s.mu.Lock()
-		if len(s.waiting) == 0 {
+		// The list that was worked off is the next one's memory.
+		clear(r.requests)
+		r.requests, s.waiting = s.waiting, r.requests[:0]
+		if len(r.requests) == 0 {
 			s.running--
 			s.mu.Unlock()
 			return
 		}
-		// The list that was worked off is the next one's memory.
-		clear(r.requests)
-		n := min(len(s.waiting), r.limit.keys())
-		rest := append(r.requests[:0], s.waiting[n:]...)
-		clear(s.waiting[n:])
-		r.requests, s.waiting = s.waiting[:n], rest
-		if len(rest) > 0 && s.running < streamBatches {
-			// Side by side: a slow node holds up those that it is in a batch with.
-			s.running++
-			s.work.Go(s.carry)
-		}
 		s.mu.Unlock()
-		s.run(&r)
+		// What does not go together goes one after the other: many large values at
+		// a time would take longer than their timeout.
+		for rest := r.requests; len(rest) > 0; {
+			n := min(len(rest), r.limit.keys())
+			s.run(&r, rest[:n])
+			rest = rest[n:]
+		}
 	}
 }
 
@@ -209,10 +207,9 @@ type streamPlace struct {
 }
 
 // run carries out the requests of a batch and answers them.
-func (s *requestStream) run(r *streamRun) {
+func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) {
 	g := s.g
 	start := time.Now()
-	requests := r.requests
 	admitted := g.admit(int64(len(requests)))
 	span := g.s.tracer.call(s.ctx, ringsidev1.Cache_Stream_FullMethodName)
 	b := &r.batch
@@ -236,7 +233,7 @@ func (s *requestStream) run(r *streamRun) {
 	// have together.
 	g.underWay.Add(-admitted)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
-	failed, size := s.answer(r)
+	failed, size := s.answer(r, requests)
 	r.limit.saw(len(r.places), size)
 	if span != nil {
 		names := make([]string, len(r.places))
@@ -249,7 +246,7 @@ func (s *requestStream) run(r *streamRun) {
 
 // answer sends the replies to the requests of a batch. It gives how many failed,
 // and the bytes of the values.
-func (s *requestStream) answer(r *streamRun) (failed, size int) {
+func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamRequest) (failed, size int) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	// A caller that reads nothing for so long is cut off.
@@ -279,7 +276,7 @@ func (s *requestStream) answer(r *streamRun) (failed, size int) {
 		if err == nil {
 			reply, err = p.op.reply(&r.batch, p.i)
 		}
-		resp := streamReply(r.requests[i].GetId(), reply, err)
+		resp := streamReply(requests[i].GetId(), reply, err)
 		result := streamResult(resp)
 		s.g.s.metrics.request(protocolGRPC, p.name, result)
 		if result == resultError {

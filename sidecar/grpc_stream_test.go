@@ -212,7 +212,7 @@ func TestGRPCStreamDrain(t *testing.T) {
 // the others meanwhile.
 func TestGRPCStreamThatIsNotRead(t *testing.T) {
 	t.Parallel()
-	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", MaxRequests: 4*200 + 20, WriteTimeout: 2 * time.Second})
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", MaxRequests: 500, WriteTimeout: 2 * time.Second})
 	c, ctx := cacheOf(t, s), within(t)
 	if _, err := c.Set(ctx, &ringsidev1.SetRequest{Key: key, Value: make([]byte, 100_000)}); err != nil {
 		t.Fatal(err)
