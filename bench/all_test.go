@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,36 @@ func TestAll(t *testing.T) {
 }
 
 // Whoever needs more than its share has it at the cost of the others.
+// A scenario does not run in the heap that the one before it has left.
+func TestAllBeginsAnew(t *testing.T) {
+	const large = 64 << 20
+	var log []Options
+	var next runtime.MemStats
+	scenario := func(name string, do func()) Scenario {
+		s := fakeScenario(name, time.Second, nil, &log)
+		inner := s.Run
+		s.Run = func(ctx context.Context, o Options) (*Report, error) {
+			do()
+			return inner(ctx, o)
+		}
+		return s
+	}
+	_, err := runAll(t.Context(), Options{}, []Scenario{
+		scenario("large", func() {
+			b := make([]byte, large)
+			runtime.GC() // it is what the next collection waits for
+			runtime.KeepAlive(b)
+		}),
+		scenario("small", func() { runtime.ReadMemStats(&next) }),
+	})
+	if err != nil || len(log) != 2 {
+		t.Fatalf("%v, %d scenarios", err, len(log))
+	}
+	if next.NextGC > large {
+		t.Errorf("the next collection is at %d MiB", next.NextGC>>20)
+	}
+}
+
 func TestPartOf(t *testing.T) {
 	a := Scenario{Duration: 100 * time.Second}
 	b := Scenario{Duration: 200 * time.Second, Least: 100 * time.Second}

@@ -8,13 +8,14 @@ func notes() map[string]string {
 		many = `The gain over gomemcache comes from sharing system calls between callers, and it is smaller the more of the
 machine is left: on two cores client, server and the scheduling of goroutines share what there is. The wire
 limit, which only counts bytes, is {{figure "the wire limit of Get, 64 goroutines"}} times gomemcache at 64 goroutines. In a profile of
-64 goroutines (22 November 2026) 36 % of the client's CPU was in read and write, 8 % in the runtime's futex
-calls, 17 % in handing out replies, of which 7 % was parsing. More than two cores were not measured.`
+64 goroutines (25 November 2026) 40 % of the client's CPU was in read and write, 2 % in the runtime's futex
+calls, 16 % in handing out replies, of which 4 % was parsing; a write had 20 requests with it. More than two cores
+were not measured.`
 		few = `With 8 callers and an idle core there is little to share, about 3 requests a write, and handing over the
 reader's role costs what it saves. To wait a little before a read, so that more replies come with it, would
 be paid for by the lone caller.`
 		multi = `Ten nodes are ten writes and ten reads on either client, and on two cores the ten servers' own work is most
-of the time. A raw loop that writes ten requests which were made beforehand, and counts the bytes of the
+of the time; eight callers share a write between three. A raw loop that writes ten requests which were made beforehand, and counts the bytes of the
 replies, has {{figure "the wire limit of GetMulti, 1 goroutine"}} times gomemcache's throughput at one caller and {{figure "the wire limit of GetMulti, 8 goroutines"}} at
 eight{{if below "the wire limit of GetMulti, 1 goroutine" 2.0}}, so a floor of 2 is out of reach at one caller on this machine{{end}}. Ringside has {{figure "share of the wire limit, GetMulti, 1 goroutine"}} of that limit at
 one caller and {{figure "share of the wire limit, GetMulti, 8 goroutines"}} at eight.`
@@ -38,9 +39,10 @@ one thread, which copies a large value before it turns to the next connection. A
 		"KiB for each of 100 idle nodes, after a burst": `Most of it is the node's points on the ring and its share of the lookup table; buffers are lent to busy
 connections only.`,
 		"memcached protocol, 50 connections, one get at a time: throughput": `With two cores for the load, the proxy and three memcacheds, what a get costs in all is the throughput, and the
-sidecar's part of it is {{figure "CPU of the proxy per get, 50 connections"}} times nutcracker's. In a profile (24 November 2026) 67 % of it was system calls: 33 % the
-write to the caller, 21 % the write to the node, which some two callers share, the rest the reads. Nutcracker makes
-one system call less for a request: Go reads once more before it sleeps.`,
+sidecar's part of it is {{figure "CPU of the proxy per get, 50 connections"}} times nutcracker's. In a profile (25 November 2026) 70 % of it was system calls: 35 % the
+write to the caller, 19 % the write to the node, which 2.6 requests share, the rest the reads. Nutcracker makes
+one system call less for a request: Go reads once more before it sleeps. To hold requests until the node has answered
+the ones before had 4 in a write, and made no difference that could be measured.`,
 		"one connection, one get at a time: median latency": `Each hop wakes a goroutine, and the reply of the node is read by the one that sent the request; what is left is
 the network poller of the runtime, twice for each get.`,
 		"gRPC unary Get, 64 callers: share of an empty call (health Check)": `An empty call costs the server nearly as much as one that asks a node: the rest is one write and one read of the

@@ -53,6 +53,9 @@ func free(cfg sidecar.Config) sidecar.Config {
 // with "on" for a free port. Its end must be without an error.
 func start(t testing.TB, cfg sidecar.Config) *running {
 	t.Helper()
+	if cfg.Client.Timeout == 0 {
+		cfg.Client.Timeout = 3 * time.Second // a busy machine is no hung node
+	}
 	s, err := sidecar.Start(free(cfg))
 	if err != nil {
 		t.Fatal(err)
