@@ -246,12 +246,8 @@ func TestMetaOnStandIn(t *testing.T) {
 // TestHeldRequests: while the reader is awake and two writes are under way,
 // what comes is held, until the first is answered or the reader sleeps.
 func TestHeldRequests(t *testing.T) {
-	server, err := memnode.Start(memnode.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	c, err := New(Config{Servers: []string{server.Addr()}, Timeout: time.Minute})
+	server := memnodes(t, 1)[0]
+	c, err := New(Config{Servers: []string{server}, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,17 +358,13 @@ func TestQuickest(t *testing.T) {
 // TestBatchHoldsNoRole: a batch that has to connect to one node has written to
 // the others before.
 func TestBatchHoldsNoRole(t *testing.T) {
-	server, err := memnode.Start(memnode.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	server := memnodes(t, 1)[0]
 	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := New(Config{Servers: []string{server.Addr(), l.Addr().String()}, Timeout: 500 * time.Millisecond, Failover: FailoverNone})
+	c, err := New(Config{Servers: []string{server, l.Addr().String()}, Timeout: 500 * time.Millisecond, Failover: FailoverNone})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,15 +407,7 @@ func TestBatchHoldsNoRole(t *testing.T) {
 // TestBatchAndHook: what a failed write of a batch calls may use the client, as
 // the batch still has to write to other nodes.
 func TestBatchAndHook(t *testing.T) {
-	var servers []string
-	for range 2 {
-		s, err := memnode.Start(memnode.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		servers = append(servers, s.Addr())
-	}
+	servers := memnodes(t, 2)
 	var c *Client
 	var onOther atomic.Pointer[string]
 	inHook := make(chan error, 1)
@@ -459,15 +443,7 @@ func TestBatchAndHook(t *testing.T) {
 // TestBatchOfLargeValues: they are written while the rest of the batch is put
 // together.
 func TestBatchOfLargeValues(t *testing.T) {
-	var servers []string
-	for range 2 {
-		s, err := memnode.Start(memnode.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		servers = append(servers, s.Addr())
-	}
+	servers := memnodes(t, 2)
 	c, err := New(Config{Servers: servers, Timeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -506,4 +482,18 @@ func keyOn(c *Client, place int) string {
 			return key
 		}
 	}
+}
+
+// memnodes starts in-process nodes that the test's end closes.
+func memnodes(t *testing.T, n int) (addrs []string) {
+	t.Helper()
+	for range n {
+		s, err := memnode.Start(memnode.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		addrs = append(addrs, s.Addr())
+	}
+	return addrs
 }
