@@ -14,3 +14,10 @@ func (c *Client) Eject(i int) {
 
 // Disconnect breaks the connections of a node.
 func (c *Client) Disconnect(i int) { c.fleet.Load().nodes[i].disconnect(errIdleClosed) }
+
+// RenewEpoch begins an epoch of a node without meta commands, as if it might
+// have been restarted.
+func (c *Client) RenewEpoch(i int) {
+	l := c.fleet.Load().nodes[i].legacy.Load()
+	l.renew(l.epoch.Load())
+}

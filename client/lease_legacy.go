@@ -153,20 +153,19 @@ func (l *epoch) leasedReads(ops []op) int {
 }
 
 // giveUpLeases ends the leases that came, with the first n ops, when their
-// caller had left.
+// caller had left. That an epoch has ended meanwhile does not matter: a lease is
+// known by its owner's number, and no other has that.
 func (l *legacy) giveUpLeases(ca *call, n int) {
-	e := l.epoch.Load()
-	defer l.leave(e)
 	for i := range ca.ops[:n] {
 		o := &ca.ops[i]
 		if o.kind != opLeased || o.err != nil || o.lease&leaseWon == 0 {
 			continue
 		}
-		back := op{kind: opGiveBack, key: o.key, hasCAS: true, cas: o.gotCAS, generation: ca.generation, fromName: l.node.Name}
+		back := op{kind: opGiveBack, key: o.key, hasCAS: true, cas: o.gotCAS, fromName: l.node.Name}
 		if o.isStub() {
 			back.kind = opDelete
 		}
-		e.leased(&back) //nolint:errcheck // it ends by its deadline else
+		l.step([]op{back}) // where it fails the lease ends by its deadline
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
+
 	"github.com/ringside-cache/ringside/client"
 	"github.com/ringside-cache/ringside/client/memnode"
 	"github.com/ringside-cache/ringside/internal/realserver"
@@ -429,33 +431,46 @@ func TestLeaseOfACallerThatLeft(t *testing.T) {
 // The same for a node without meta commands, where nothing else ends it before
 // its deadline.
 func TestLeaseInAnEnvelopeOfACallerThatLeft(t *testing.T) {
-	var hold atomic.Bool
-	held, release := make(chan struct{}), make(chan struct{})
-	addr := oldServer(t, versionOf("1.4.39"), func(line string) {
-		if strings.HasPrefix(line, "get") && hold.CompareAndSwap(true, false) {
-			close(held)
-			<-release
-		}
-	})
-	c := newClient(t, client.Config{Servers: []string{addr}, Timeout: 5 * time.Second})
-	ask := stampede.Read{Key: "k", Lease: time.Hour}
-	c.ReadLeased(t.Context(), []stampede.Read{{Key: "other"}}) // connects
-	hold.Store(true)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		<-held
-		cancel()
-	}()
-	if r := c.ReadLeased(ctx, []stampede.Read{ask})[0]; !errors.Is(r.Err, context.Canceled) {
-		t.Fatalf("%+v", r)
+	for _, tt := range []struct {
+		name      string
+		meanwhile func(c *client.Client)
+	}{
+		{"in one epoch", func(*client.Client) {}},
+		{"an epoch begins meanwhile", func(c *client.Client) { c.RenewEpoch(0) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var hold atomic.Bool
+			held, release := make(chan struct{}), make(chan struct{})
+			real := realserver.Memcached(t).Addr()
+			addr := makeOld(t, real, versionOf("1.4.39"), func(line string) {
+				if strings.HasPrefix(line, "get") && hold.CompareAndSwap(true, false) {
+					close(held)
+					<-release
+				}
+			})
+			c := newClient(t, client.Config{Servers: []string{addr}, Timeout: 5 * time.Second})
+			ask := stampede.Read{Key: "k", Lease: time.Hour}
+			c.ReadLeased(t.Context(), []stampede.Read{{Key: "other"}}) // connects
+			hold.Store(true)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				<-held
+				cancel()
+			}()
+			if r := c.ReadLeased(ctx, []stampede.Read{ask})[0]; !errors.Is(r.Err, context.Canceled) {
+				t.Fatalf("%+v", r)
+			}
+			tt.meanwhile(c)
+			close(release)
+			eventually(t, 10*time.Second, "the lease was taken", func() bool {
+				_, err := memcache.New(real).Get("k")
+				return err == nil
+			})
+			eventually(t, 10*time.Second, "the lease is to be had", func() bool {
+				return c.ReadLeased(t.Context(), []stampede.Read{ask})[0].Won
+			})
+		})
 	}
-	close(release)
-	// A read meanwhile would make a connection beside the one in use, which may
-	// begin an epoch, and then nothing is given up.
-	time.Sleep(300 * time.Millisecond)
-	eventually(t, 10*time.Second, "the lease is to be had", func() bool {
-		return c.ReadLeased(t.Context(), []stampede.Read{ask})[0].Won
-	})
 }
 
 // TestLeaseAcrossReconnect: the server stays up, and still a lease does not
