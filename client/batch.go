@@ -219,7 +219,7 @@ func (c *Client) Do(ctx context.Context, b *Batch) error {
 
 // routeBatch finds each op's connection and sorts the ops by it.
 func (c *Client) routeBatch(b *Batch) {
-	slots := c.cfg.ConnsPerNode
+	slots := c.cfg.ConnsPerNode + 1
 	f := c.fleet.Load()
 	b.fleet = f
 	n := len(b.ops)
@@ -227,7 +227,7 @@ func (c *Client) routeBatch(b *Batch) {
 	b.order = append(b.order[:0], make([]int32, n)...)
 	b.starts = append(b.starts[:0], make([]int32, len(f.nodes)*slots+1)...)
 	b.generations = append(b.generations[:0], make([]uint64, n)...)
-	sendable := 0
+	inLane := false
 	for i := range b.ops {
 		o := &b.ops[i]
 		o.opResult, o.capTTL = opResult{err: o.refused}, 0
@@ -245,8 +245,18 @@ func (c *Client) routeBatch(b *Batch) {
 		case o.from != nil && o.from != node, o.fromName != "" && o.fromName != node.Name:
 			o.err = ErrCASConflict
 		default:
-			b.lines[i] = int32(place*slots + node.slotOf(o.key))
-			b.starts[b.lines[i]+1]++
+			slot := node.slotFor(o)
+			inLane = inLane || slot == node.laneSlot()
+			b.lines[i] = int32(place*slots + slot)
+		}
+	}
+	if inLane {
+		b.together(slots)
+	}
+	sendable := 0
+	for _, line := range b.lines {
+		if line >= 0 {
+			b.starts[line+1]++
 			sendable++
 		}
 	}
@@ -285,12 +295,13 @@ func (c *Client) beginLine(ctx context.Context, b *Batch, line int, offset int32
 	}
 	last = min(last, first+maxCall)
 	list := b.order[first:last]
-	node := b.fleet.nodes[line/c.cfg.ConnsPerNode]
+	slots := c.cfg.ConnsPerNode + 1
+	node := b.fleet.nodes[line/slots]
 	ca := newCall(len(list))
 	for j, i := range list {
 		ca.ops[j] = b.ops[i]
 	}
-	p, err := node.begin(ctx, line%c.cfg.ConnsPerNode, ca, by, mayWait)
+	p, err := node.begin(ctx, line%slots, ca, by, mayWait)
 	switch {
 	case errors.Is(err, errNotConnected):
 		ca.release()

@@ -117,7 +117,9 @@ type call struct {
 	node       *node
 	conn       *conn
 	generation uint64
-	own        bool // the connection's own; see submitOwn
+	lane       *lane // that counts it
+	ghost      bool  // counted in node.ghosts
+	own        bool  // the connection's own; see submitOwn
 	one        [1]op
 }
 
@@ -157,7 +159,7 @@ func (c *call) release() {
 	}
 	c.delivered.Store(0)
 	c.state.Store(callPending)
-	c.next, c.node, c.conn, c.own = nil, nil, nil, false
+	c.next, c.node, c.conn, c.lane, c.own = nil, nil, nil, nil, false
 	callPool.Put(c)
 }
 
@@ -168,7 +170,11 @@ func (c *call) finish() (abandoned bool) {
 	if before == callParked {
 		c.wake <- struct{}{}
 	}
-	return before == callAbandoned
+	abandoned = before == callAbandoned
+	if abandoned && c.ghost {
+		c.node.ghosts.rest(c)
+	}
+	return abandoned
 }
 
 // fail gives every op that has no reply yet the error.

@@ -157,6 +157,9 @@ func (o *op) appendLeased(b []byte) []byte {
 	return append(o.appendOpaque(append(b, " v f c t"...)), "\r\n"...)
 }
 
+// stores tells whether the op has a value to store.
+func (o *op) stores() bool { return o.kind == opSet || o.metaCmd == memcached.MetaSet }
+
 // ttl is the exptime to send.
 func (o *op) ttl() int64 {
 	switch {

@@ -174,7 +174,7 @@ func (c *Client) do(ctx context.Context, ca *call) error {
 		n = f.nodes[i]
 	}
 	if err == nil {
-		err = n.run(ctx, n.slotOf(key), ca)
+		err = n.run(ctx, n.slotFor(o), ca)
 	}
 	if err == nil {
 		err = o.err
@@ -264,6 +264,10 @@ func (n *node) begin(ctx context.Context, slot int, ca *call, by time.Duration, 
 	ca.node = n
 	if err := n.admit(ca); err != nil {
 		return pending{}, err
+	}
+	if l := n.lane.Load(); l != nil && slot == n.laneSlot() {
+		ca.lane = l
+		l.ops.Add(int64(k))
 	}
 	p := pending{node: n, call: ca}
 	for attempt := 0; ; attempt++ {

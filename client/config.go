@@ -52,8 +52,12 @@ type Config struct {
 	// minutes.
 	DialTimeout time.Duration
 	// ConnsPerNode is the number of connections to each node, 1 to 16.
-	// Default 1. A key always uses the same one.
+	// Default 1. A key always uses the same one, unless its value is large.
 	ConnsPerNode int
+	// LargeValue is the size in bytes from which values have another connection
+	// to their node, made when the first one passes, so that small requests do not
+	// wait behind them. Default 64 KiB; -1 for none.
+	LargeValue int
 	// ShareWrites has a caller that finds others under way to its node let
 	// those join its write that are ready to run, even if they are few: fewer
 	// system calls for some microseconds of latency. It is for a process that
@@ -107,6 +111,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ConnsPerNode == 0 {
 		c.ConnsPerNode = 1
+	}
+	if c.LargeValue == 0 {
+		c.LargeValue = 64 << 10
 	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 16384
@@ -163,6 +170,9 @@ func (c Config) validateFields() error {
 	}
 	if c.ConnsPerNode < 1 || c.ConnsPerNode > maxConnsPerNode {
 		bad("ConnsPerNode is %d, it must be between 1 and %d", c.ConnsPerNode, maxConnsPerNode)
+	}
+	if c.LargeValue < -1 {
+		bad("LargeValue is %d, it must be above 0, or -1 for none", c.LargeValue)
 	}
 	if c.MaxInFlight < 1 {
 		bad("MaxInFlight is %d, it must be above 0", c.MaxInFlight)

@@ -34,6 +34,7 @@ type conn struct {
 	raw        rawSocket
 	generation uint64
 	silentMiss bool // the node's misses have no opaque
+	lane       bool // it carries the node's large values
 
 	// mu guards the fields down to pace, and in that those before the reader's.
 	// Nothing is locked under it.
@@ -115,6 +116,9 @@ func (c *conn) submit(ca *call) (writer bool, err error) {
 		c.mu.Unlock()
 		return false, fmt.Errorf("%w: %w", errUnsent, err)
 	}
+	if c.lane && ca.cost > keepBuffer {
+		c.wbuf = growLarge(c.wbuf, int(ca.cost))
+	}
 	before := len(c.wbuf)
 	for i := range ca.ops {
 		o := &ca.ops[i]
@@ -192,12 +196,14 @@ func (c *conn) write(rounds int) {
 		if n < len(buf) {
 			// The socket is full. Somebody has to read on for the server to
 			// take more, and this caller may be the one.
-			c.node.client.spawn(func() { c.writeRest(buf[n:]) })
+			c.node.client.spawn(func() { c.writeRest(buf, n) })
 			return
 		}
 		c.mu.Lock()
 		if cap(buf) <= keepBuffer {
 			c.spare = buf[:0]
+		} else if c.lane {
+			returnLarge(buf)
 		}
 	}
 }
@@ -205,8 +211,11 @@ func (c *conn) write(rounds int) {
 // writeRest writes what the socket did not take at once, then goes on as the
 // writer. It blocks until the node reads on or the connection is closed,
 // which the reader does when the oldest request is overdue.
-func (c *conn) writeRest(rest []byte) {
-	n, err := c.nc.Write(rest)
+func (c *conn) writeRest(buf []byte, done int) {
+	n, err := c.nc.Write(buf[done:])
+	if c.lane {
+		returnLarge(buf)
+	}
 	c.node.bytesOut.Add(uint64(n))
 	if err != nil {
 		c.fail(lost(err))

@@ -57,7 +57,11 @@ func (c *conn) wait(ctx context.Context, ca *call) bool {
 // abandon leaves the call to the connection. It fails when the call is done
 // or its caller was just promoted.
 func (c *conn) abandon(ca *call) bool {
+	c.haunt(ca)
 	if !ca.state.CompareAndSwap(callParked, callAbandoned) && !ca.state.CompareAndSwap(callPending, callAbandoned) {
+		if ca.ghost {
+			c.node.ghosts.rest(ca)
+		}
 		return false
 	}
 	c.drainIfUnread()
@@ -108,6 +112,7 @@ func (c *conn) lead(ctx context.Context, own *call) bool {
 			return true
 		}
 		if ctx.Err() != nil {
+			c.haunt(own)
 			own.state.Store(callAbandoned)
 			c.handOver()
 			return false
@@ -244,6 +249,9 @@ func (c *conn) deliver() error {
 		if err != nil || !complete {
 			return err
 		}
+		if c.lane || c.node.client.isLarge(len(c.rep.Value)) {
+			c.node.noteSize(ca.ops[c.at].key, len(c.rep.Value))
+		}
 		more, err := ca.ops[c.at].take(&c.rep, c.silentMiss)
 		c.big = nil
 		if err != nil {
@@ -363,7 +371,7 @@ func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error
 			return true, nil
 		}
 	}
-	n, err := c.read(c.room(), now, c.node.inFlight.Load() > int64(len(head.ops)))
+	n, err := c.read(c.room(), now, !c.lane && c.node.outside() > int64(len(head.ops)))
 	now = c.took(n)
 	switch {
 	case n > 0:

@@ -376,10 +376,13 @@ func describe(ops []porcupine.Operation) string {
 	return b.String()
 }
 
+// largeInHistory has words go in the lane for large values, and numbers not.
+const largeInHistory = len("w10000000")
+
 // TestHistory: what many goroutines do to keys of one memcached is
 // linearizable, and none of it fails.
 func TestHistory(t *testing.T) {
-	c := newClient(t, client.Config{Servers: []string{realserver.Memcached(t).Addr()}, ConnsPerNode: 2, Timeout: 20 * time.Second})
+	c := newClient(t, client.Config{Servers: []string{realserver.Memcached(t).Addr()}, ConnsPerNode: 2, LargeValue: largeInHistory, Timeout: 20 * time.Second})
 	r := newRecorder(c)
 	r.run(200, 10, 8, 15, func(*rand.Rand) (context.Context, context.CancelFunc) { return t.Context(), func() {} })
 	operations := r.check(t)
@@ -395,7 +398,7 @@ func TestHistory(t *testing.T) {
 func TestHistoryWithFaults(t *testing.T) {
 	p := newFaultProxy(t, 5, everyFault)
 	c := newClient(t, client.Config{
-		Servers: []string{p.addr()}, ConnsPerNode: 2, Timeout: 50 * time.Millisecond,
+		Servers: []string{p.addr()}, ConnsPerNode: 2, LargeValue: largeInHistory, Timeout: 50 * time.Millisecond,
 		Health: ring.HealthConfig{FailureLimit: 1_000_000},
 	})
 	p.every.Store(60)

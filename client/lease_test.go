@@ -23,6 +23,11 @@ import (
 // on memcached, on memnode, and in envelopes on a node without meta commands.
 func TestLeases(t *testing.T) {
 	t.Run("memcached", func(t *testing.T) { leases(t, newClient(t, healthy(realserver.Memcached(t).Addr()))) })
+	t.Run("memcached, every value is large", func(t *testing.T) {
+		cfg := healthy(realserver.Memcached(t).Addr())
+		cfg.LargeValue = 1
+		leases(t, newClient(t, cfg))
+	})
 	t.Run("memnode", func(t *testing.T) { leases(t, newClient(t, healthy(newMemnode(t).Addr()))) })
 	t.Run("envelopes", func(t *testing.T) {
 		leases(t, newClient(t, healthy(oldServer(t, versionOf("1.4.39")))))

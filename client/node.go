@@ -22,7 +22,10 @@ type node struct {
 	// addr is the node as gomemcache sees it.
 	addr *nodeAddr
 
-	slots []slot
+	// slots has Config.ConnsPerNode places, and that of the lane behind them.
+	slots  []slot
+	lane   atomic.Pointer[lane] // nil until there was a large value
+	ghosts ghosts
 	// out is true while the node is ejected; failing while health counts
 	// failures that a success would end.
 	out     atomic.Bool
@@ -66,19 +69,15 @@ type dialing struct {
 }
 
 func newNode(c *Client, n ring.Node) *node {
-	return &node{client: c, Node: n, addr: newNodeAddr(n), slots: make([]slot, c.cfg.ConnsPerNode)}
+	return &node{client: c, Node: n, addr: newNodeAddr(n), slots: make([]slot, c.cfg.ConnsPerNode+1)}
 }
 
-// slotOf gives the slot whose connection carries the key.
+// slotOf gives the slot whose connection carries the key outside of the lane.
 func (n *node) slotOf(key string) int {
-	if len(n.slots) == 1 {
+	if n.client.cfg.ConnsPerNode == 1 {
 		return 0
 	}
-	var h uint32 = 2166136261
-	for i := range len(key) {
-		h = (h ^ uint32(key[i])) * 16777619
-	}
-	return int(h>>16) % len(n.slots)
+	return int(keyHash(key)>>16) % n.client.cfg.ConnsPerNode
 }
 
 // admit counts a call as in flight, or refuses it. One that is above a limit
@@ -102,6 +101,10 @@ func (n *node) admit(ca *call) error {
 
 // settled takes a call off what is in flight.
 func (n *node) settled(ca *call) {
+	if ca.lane != nil {
+		ca.lane.ops.Add(-int64(len(ca.ops)))
+		ca.lane = nil
+	}
 	n.inFlight.Add(-int64(len(ca.ops)))
 	n.bytesInFlight.Add(-ca.cost)
 }
@@ -130,7 +133,7 @@ const itemOverhead = 48 + 8 + 1 + 2
 // would lose what is there: it deletes the old item first.
 func (n *node) fits(o *op) error {
 	limit := n.itemMax.Load()
-	if limit == 0 || o.kind != opSet && o.metaCmd != memcached.MetaSet {
+	if limit == 0 || !o.stores() {
 		return nil
 	}
 	size := int64(itemOverhead + len(o.key) + len(o.value))
@@ -230,6 +233,7 @@ func (n *node) runDial(s *slot, d *dialing) {
 	} else {
 		s.failed, s.retryAt, s.lastErr = 0, time.Time{}, nil
 		if c != nil {
+			c.lane = s == &n.slots[n.laneSlot()]
 			s.conn.Store(c)
 		}
 	}

@@ -163,7 +163,8 @@ type soakOver struct {
 func newSoak(t *testing.T, seed uint64, nodes, workers int, faults []fault, over soakOver) *soak {
 	t.Helper()
 	s := &soak{cfg: client.Config{
-		ConnsPerNode: 2, Timeout: soakTimeout, TLS: over.client,
+		// About half of the values are large.
+		ConnsPerNode: 2, LargeValue: 200, Timeout: soakTimeout, TLS: over.client,
 		// An ejection is another story: its stand-ins are allowed to be stale.
 		Health: ring.HealthConfig{FailureLimit: 1_000_000_000},
 	}}

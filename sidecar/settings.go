@@ -55,6 +55,7 @@ func (s *Settings) All() []Setting {
 		{"nodes.timeout", "timeout", "bound of one operation", !reloads, &n.Timeout, "Timeout"},
 		{"nodes.dial_timeout", "dial-timeout", "bound of one attempt to connect", !reloads, &n.DialTimeout, "DialTimeout"},
 		{"nodes.conns_per_node", "conns-per-node", "connections to each node", !reloads, &n.ConnsPerNode, "ConnsPerNode"},
+		{"nodes.large_value", "large-value", "bytes from which values have a connection to their node of their own; -1 for none", !reloads, &n.LargeValue, "LargeValue"},
 		{"nodes.max_in_flight", "max-in-flight", "most requests that wait for one node", !reloads, &n.MaxInFlight, "MaxInFlight"},
 		{"nodes.max_in_flight_bytes", "max-in-flight-bytes", "most bytes of those requests", !reloads, &n.MaxInFlightBytes, "MaxInFlightBytes"},
 		{"nodes.failover", "failover", "what happens to an ejected node's keys: next (a stand-in answers) or none (an error)", !reloads, &n.Failover, "Failover"},
