@@ -126,6 +126,8 @@ func askVersion(nc net.Conn) (version string, err error) {
 			version = string(rep.Message)
 		case rep.Kind == memcached.ClientError && string(rep.Message) == "unauthenticated":
 			return false, errors.New("the node wants authentication, see Config.Username")
+		case rep.Kind == memcached.Error && string(rep.Message) == "Too many open connections":
+			return false, errors.New("the node has too many open connections")
 		case !rep.Kind.IsError():
 			return false, fmt.Errorf("no memcached: %v in answer to version", rep.Kind)
 		}

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"github.com/ringside-cache/ringside/proto/memcached"
 )
 
 // A lane keeps large values out of the way of small requests: they have a
@@ -132,7 +130,8 @@ func (n *node) outside() int64 {
 // ghosts are the requests under way whose caller has left. Whoever asks for
 // their keys next goes the way that they have gone, so that a Delete does not
 // overtake the Set that was given up before it. Reads are none: nobody can tell
-// when they took place.
+// when they took place. Where two callers have given up requests on one key, at the
+// same time and on both ways, only the one that left last is followed.
 type ghosts struct {
 	count atomic.Int64
 	mu    sync.Mutex
@@ -172,7 +171,7 @@ func (c *conn) haunt(ca *call) {
 	}
 	for i := range ca.ops {
 		o := &ca.ops[i]
-		if o.kind == opGet || o.metaCmd == memcached.MetaGet {
+		if o.kind == opGet {
 			continue
 		}
 		ca.ghost = true
@@ -196,7 +195,7 @@ func (g *ghosts) rest(ca *call) {
 	defer g.mu.Unlock()
 	for i := range ca.ops {
 		o := &ca.ops[i]
-		if o.kind == opGet || o.metaCmd == memcached.MetaGet {
+		if o.kind == opGet {
 			continue
 		}
 		if of := g.keys[o.key]; of != nil {
@@ -225,7 +224,7 @@ func (b *Batch) together(slots int) {
 			switch {
 			case pass == 0 && o.generation != 0 && !known, pass == 1 && !inLane && !known:
 				places[o.key] = line
-			case pass == 2 && known && place != line:
+			case pass == 2 && known && place != line && int(place)/slots == int(line)/slots:
 				b.lines[i] = place
 			}
 		}

@@ -267,3 +267,23 @@ func TestLaneLost(t *testing.T) {
 	release() // its Get has an answer
 	has(t, c, "large", large(""))
 }
+
+// TestLaneRefused: a node that takes no more connections serves large values over
+// the one that it has, and is neither taken for an old server nor for a sick one.
+func TestLaneRefused(t *testing.T) {
+	n, err := memnode.Start(memnode.Config{MaxConns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	c := newClient(t, client.Config{Servers: []string{n.Addr()}, Timeout: time.Minute, LargeValue: largeInTest})
+	set(t, c, small("small"))
+	eventually(t, 20*time.Second, "it was tried twice", func() bool {
+		set(t, c, large("large"))
+		has(t, c, "large", large(""))
+		return c.Stats().Nodes[0].DialErrors >= 2
+	})
+	if s := c.Stats().Nodes[0]; s.Connections != 1 || s.Legacy || s.FailuresTotal != 0 || s.Version == "" {
+		t.Errorf("%+v", s)
+	}
+}

@@ -223,6 +223,12 @@ func (n *node) runDial(s *slot, d *dialing) {
 	s.mu.Lock()
 	s.dialing = nil
 	d.conn, d.err = c, err
+	// A node that answers elsewhere is not judged by a lane that it does not want.
+	spare := s == &n.slots[n.laneSlot()] && n.connectedOutside()
+	if err == nil && c == nil && spare {
+		err = fmt.Errorf("%w: no meta commands on this connection", ErrDial)
+		d.err = err
+	}
 	if err == nil && c == nil {
 		n.legacy.CompareAndSwap(nil, newLegacy(n))
 	}
@@ -243,10 +249,22 @@ func (n *node) runDial(s *slot, d *dialing) {
 		hook(n.Name, took, err)
 	}
 	if err != nil {
-		n.client.nodeFailed(n, err)
+		if !spare {
+			n.client.nodeFailed(n, err)
+		}
 	} else if ended := n.ended(); c != nil && ended != nil {
 		c.fail(ended) // Close ran while we dialled, or the node was removed
 	}
+}
+
+// connectedOutside tells whether the node has a connection outside of the lane.
+func (n *node) connectedOutside() bool {
+	for i := range n.slots[:n.laneSlot()] {
+		if n.slots[i].conn.Load() != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // ended tells why the node is to have no connections any more: Close, or its
