@@ -442,20 +442,24 @@ const (
 // set it sleeps: the process is one of many, and others have work for the
 // processor, whose requests its looking would keep from being read.
 func (c *conn) read(into []byte, now time.Duration, shared bool) (int, error) {
-	if !shared || !c.raw.plain() || c.node.client.cfg.ShareWrites {
+	if !c.raw.Plain() {
 		c.asleep()
 		return c.nc.Read(into)
+	}
+	if !shared || c.node.client.cfg.ShareWrites {
+		c.asleep()
+		return c.raw.Await(into)
 	}
 	if c.trust == 0 {
 		if c.slept++; c.slept < spinAgain {
 			c.asleep()
-			return c.nc.Read(into)
+			return c.raw.Await(into)
 		}
 		c.slept, c.trust = 0, 1
 	}
 	c.wakes()
 	for i := 1; i <= spins; i++ {
-		if n, err := c.raw.read(into); n > 0 || err != nil {
+		if n, err := c.raw.Read(into); n > 0 || err != nil {
 			c.trust = min(c.trust+2, maxTrust)
 			return n, err
 		}
@@ -466,5 +470,5 @@ func (c *conn) read(into []byte, now time.Duration, shared bool) (int, error) {
 	}
 	c.trust--
 	c.asleep()
-	return c.nc.Read(into)
+	return c.raw.Await(into)
 }

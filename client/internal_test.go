@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -188,7 +189,7 @@ func TestWriterIsFreed(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := c.fleet.Load().nodes[0].slots[0].conn.Load()
-	if !conn.raw.plain() {
+	if !conn.raw.Plain() {
 		t.Skip("a goroutine writes on this system")
 	}
 	own := func() error {
@@ -200,8 +201,7 @@ func TestWriterIsFreed(t *testing.T) {
 	returned := make(chan struct{})
 	var kept atomic.Bool
 	writes := 0
-	do := conn.raw.out.do
-	conn.raw.out.do = func(fd uintptr) bool {
+	conn.raw.init(hookedConn{conn.nc, func() {
 		if writes++; writes < 100 && !kept.Load() {
 			own() //nolint:errcheck // the client may be closed by now
 		}
@@ -212,8 +212,7 @@ func TestWriterIsFreed(t *testing.T) {
 				kept.Store(true)
 			}
 		}
-		return do(fd)
-	}
+	}})
 	if err := own(); err != nil {
 		t.Fatal(err)
 	}
@@ -225,6 +224,29 @@ func TestWriterIsFreed(t *testing.T) {
 	if kept.Load() {
 		t.Error("the caller wrote for as long as others came")
 	}
+}
+
+// A hookedConn has write called before each write that does not block.
+type hookedConn struct {
+	net.Conn
+	write func()
+}
+
+func (h hookedConn) SyscallConn() (syscall.RawConn, error) {
+	raw, err := h.Conn.(syscall.Conn).SyscallConn()
+	return hookedRawConn{raw, h.write}, err
+}
+
+type hookedRawConn struct {
+	syscall.RawConn
+	write func()
+}
+
+func (h hookedRawConn) Write(f func(fd uintptr) bool) error {
+	return h.RawConn.Write(func(fd uintptr) bool {
+		h.write()
+		return f(fd)
+	})
 }
 
 // TestMetaOnStandIn: times are bounded there, and nothing is due.
@@ -257,7 +279,7 @@ func TestHeldRequests(t *testing.T) {
 	}
 	n := c.fleet.Load().nodes[0]
 	conn := n.slots[0].conn.Load()
-	if !conn.raw.plain() {
+	if !conn.raw.Plain() {
 		t.Skip("a reader is never awake on this system")
 	}
 	var under []pending

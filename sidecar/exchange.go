@@ -27,7 +27,8 @@ type exchange struct {
 	// steps or answered; failed is why one of those could not be read.
 	taken  int
 	failed error
-	errors int // requests that failed
+	errors int       // requests that failed
+	began  time.Time // when it was last carried out
 	// shared is the result of all of its gets, where they were collapsed.
 	shared *getResult
 }
@@ -191,16 +192,16 @@ func toExpiration(exptime int64) int32 { return int32(exptime) }
 
 // carryOut runs the operations of the exchange.
 func (x *exchange) carryOut(m *memcachedServer) {
+	x.began = time.Now()
 	if x.batch.Len() == 0 {
 		return
 	}
-	start := time.Now()
 	// The client's own timeout bounds it; life ends it when a drain is over.
 	// Errors are reported operation by operation.
 	if !x.collapse(m) {
 		_ = m.s.client.Do(m.life, &x.batch)
 	}
-	m.s.metrics.took(protocolMemcached, time.Since(start))
+	m.s.metrics.took(protocolMemcached, time.Since(x.began))
 }
 
 // reset makes the exchange empty, and fits the next one to the size of the

@@ -58,7 +58,7 @@ var rows = map[string]row{
 	"proto/ringside/v1": {others: []string{grpc, protobuf}},
 
 	"client": {
-		own:    []string{"ring", "stampede", "proto/memcached"},
+		own:    []string{"ring", "stampede", "proto/memcached", "internal/nonblock"},
 		others: []string{gomemcache, xsync},
 	},
 	"client/memnode": {
@@ -67,7 +67,10 @@ var rows = map[string]row{
 	},
 
 	"sidecar": {
-		own:    []string{"client", "client/memnode", "stampede", "ring", "proto/memcached", "proto/ringside/v1"},
+		own: []string{
+			"client", "client/memnode", "stampede", "ring", "proto/memcached", "proto/ringside/v1",
+			"internal/nonblock",
+		},
 		others: []string{grpc, otel, prometheus, yaml},
 	},
 	"bench": {
@@ -88,6 +91,7 @@ var rows = map[string]row{
 
 	"deploy":              {}, // tests only
 	"internal/archtest":   {},
+	"internal/nonblock":   {},
 	"internal/realserver": {},
 	"interop":             {}, // tests only
 }
