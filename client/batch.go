@@ -298,6 +298,7 @@ func (c *Client) beginLine(ctx context.Context, b *Batch, line int, offset int32
 	slots := c.cfg.ConnsPerNode + 1
 	node := b.fleet.nodes[line/slots]
 	ca := newCall(len(list))
+	ca.cork = c.corkOf(ctx)
 	for j, i := range list {
 		ca.ops[j] = b.ops[i]
 	}

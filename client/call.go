@@ -118,6 +118,7 @@ type call struct {
 	conn       *conn
 	generation uint64
 	lane       *lane // that counts it
+	cork       *Cork // that may hold it
 	ghost      bool  // counted in node.ghosts
 	own        bool  // the connection's own; see submitOwn
 	one        [1]op
@@ -159,7 +160,7 @@ func (c *call) release() {
 	}
 	c.delivered.Store(0)
 	c.state.Store(callPending)
-	c.next, c.node, c.conn, c.lane, c.own = nil, nil, nil, nil, false
+	c.next, c.node, c.conn, c.lane, c.cork, c.own = nil, nil, nil, nil, nil, false
 	callPool.Put(c)
 }
 

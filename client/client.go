@@ -174,6 +174,7 @@ func (c *Client) do(ctx context.Context, ca *call) error {
 		n = f.nodes[i]
 	}
 	if err == nil {
+		ca.cork = c.corkOf(ctx)
 		err = n.run(ctx, n.slotFor(o), ca)
 	}
 	if err == nil {

@@ -140,7 +140,7 @@ func (c *conn) submit(ca *call) (writer bool, err error) {
 	}
 	c.last = ca
 	c.urgent = c.urgent || ca.own
-	writer = !c.writing && !c.holds()
+	writer = !c.writing && !c.holds() && !ca.cork.takes(c)
 	c.writing = c.writing || writer
 	c.mu.Unlock()
 	return writer, nil

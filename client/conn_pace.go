@@ -68,6 +68,12 @@ func (c *conn) asleep() {
 func (c *conn) release(awake bool) {
 	c.mu.Lock()
 	c.awake = awake
+	c.unlockAndWrite()
+}
+
+// unlockAndWrite unlocks c.mu and writes what is there, where nobody does and
+// nothing holds it.
+func (c *conn) unlockAndWrite() {
 	write := len(c.wbuf) > 0 && !c.writing && !c.holds()
 	c.writing = c.writing || write
 	c.mu.Unlock()

@@ -121,7 +121,7 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 	defer g.underWay.Add(-1)
 	start := time.Now()
 	span := g.s.tracer.call(ctx, info.FullMethod)
-	resp, err := handler(ctx, req)
+	resp, err := handler(corked(ctx), req)
 	g.s.tracer.endCall(span, g.s.client, req, err)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
 	g.s.metrics.request(protocolGRPC, operation, resultOf(resp, err))

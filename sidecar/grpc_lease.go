@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/peer"
 
+	"github.com/ringside-cache/ringside/client"
 	ringsidev1 "github.com/ringside-cache/ringside/proto/ringside/v1"
 	"github.com/ringside-cache/ringside/stampede"
 )
@@ -35,7 +37,7 @@ func (l *leasingListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder), new(atomic.Int64)}}
+	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder), new(atomic.Int64), new(client.Cork)}}
 	l.mu.Lock()
 	l.silent[c], l.open[c] = struct{}{}, struct{}{}
 	l.mu.Unlock()
@@ -75,14 +77,30 @@ func (l *leasingListener) heard(c *leasingConn) {
 
 type leasingConn struct {
 	net.Conn
-	l      *leasingListener
-	addr   leasingAddr
-	spoken bool // only its reader uses it
-	ended  sync.Once
+	l    *leasingListener
+	addr leasingAddr
+	// What only its reader uses: whether it has read anything, and whether
+	// the cork holds.
+	spoken, holds bool
+	ended         sync.Once
 }
 
+// manyCalls is the size of a read that has several calls in it.
+const manyCalls = 200
+
+// Read is called when what was read before has gone to its handlers. Those that
+// are ready to run submit their requests, and then all of them are written.
 func (c *leasingConn) Read(b []byte) (int, error) {
+	if c.holds {
+		c.holds = false
+		runtime.Gosched()
+		c.addr.cork.Release()
+	}
 	n, err := c.Conn.Read(b)
+	if n >= manyCalls {
+		c.holds = true
+		c.addr.cork.Hold()
+	}
 	if n > 0 && !c.spoken {
 		c.spoken = true
 		c.l.heard(c)
@@ -97,6 +115,8 @@ type leasingAddr struct {
 	holder *stampede.Holder
 	// waiting counts the connection's calls of Lease that may wait.
 	waiting *atomic.Int64
+	// cork holds the requests of the calls that are read together.
+	cork *client.Cork
 }
 
 // maxWaiting bounds the calls of a connection that wait, so that others of its
@@ -115,6 +135,16 @@ func (c *leasingConn) Close() error {
 		c.l.gone(c.addr.holder)
 	})
 	return err
+}
+
+// corked gives a context for what a call asks the nodes.
+func corked(ctx context.Context) context.Context {
+	if p, ok := peer.FromContext(ctx); ok {
+		if addr, ok := p.Addr.(leasingAddr); ok {
+			return client.WithCork(ctx, addr.cork)
+		}
+	}
+	return ctx
 }
 
 func holderOf(ctx context.Context) *stampede.Holder {
