@@ -208,6 +208,37 @@ func TestLaneAfterGivingUp(t *testing.T) {
 	}
 }
 
+// TestFlushAllAfterGivingUp: nothing that was given up before stands behind it,
+// whichever connection it has gone over.
+func TestFlushAllAfterGivingUp(t *testing.T) {
+	c, n := withLane(t)
+	release := block(t, c, n, "large")
+	underWay := func(want int64) {
+		t.Helper()
+		eventually(t, 10*time.Second, "one more is under way", func() bool { return c.Stats().Nodes[0].InFlight == want })
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	given := make(chan error, 1)
+	go func() { given <- c.Set(ctx, large("k")) }()
+	underWay(2)
+	cancel()
+	if err := <-given; !errors.Is(err, context.Canceled) {
+		t.Fatalf("%v, want it to be given up", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.FlushAll(t.Context()) }()
+	select {
+	case err := <-done:
+		t.Fatalf("FlushAll = %v before the Set that was given up is over", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	has(t, c, "k", nil)
+}
+
 // TestLaneBatch: a batch's operations on one key keep their order, where their
 // values are of different sizes and where a CAS id binds one to a connection.
 func TestLaneBatch(t *testing.T) {

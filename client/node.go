@@ -80,14 +80,29 @@ func (n *node) slotOf(key string) int {
 	return int(keyHash(key)>>16) % n.client.cfg.ConnsPerNode
 }
 
+// anyone gives the slot for what can go over any connection.
+func (n *node) anyone() []int { return []int{0} }
+
+// connected gives the slots that have a connection, or the one to connect.
+func (n *node) connected() []int {
+	slots := n.anyone()
+	for i := range n.slots {
+		if i > 0 && n.slots[i].conn.Load() != nil {
+			slots = append(slots, i)
+		}
+	}
+	return slots
+}
+
 // admit counts a call as in flight, or refuses it. One that is above a limit
 // by itself is let through when nothing else is in flight.
 func (n *node) admit(ca *call) error {
 	k := int64(len(ca.ops))
 	ca.cost = 0
 	for i := range ca.ops {
-		// What the request has beside key and value is about so much.
-		const overhead = 64
+		// The most that a request has beside key and value: a ms with every flag
+		// has 88 bytes.
+		const overhead = 96
 		ca.cost += int64(len(ca.ops[i].key)+len(ca.ops[i].value)) + overhead
 	}
 	count, bytes := n.inFlight.Add(k), n.bytesInFlight.Add(ca.cost)

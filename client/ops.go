@@ -238,7 +238,9 @@ func (c *Client) FlushAll(ctx context.Context) error { return c.FlushAllAfter(ct
 // FlushAllAfter empties every node after a delay in seconds: what is written
 // until then is gone too. The error lists the nodes that could not be told.
 func (c *Client) FlushAllAfter(ctx context.Context, seconds int64) error {
-	_, _, err := c.everywhere(ctx, func() *call {
+	// On every connection, so that it is behind what was asked before and given
+	// up, whichever way that has gone.
+	_, _, err := c.everywhere(ctx, (*node).connected, func() *call {
 		ca := newCall(1)
 		ca.one[0].kind, ca.one[0].exptime = opFlushAll, seconds
 		return ca
@@ -249,7 +251,7 @@ func (c *Client) FlushAllAfter(ctx context.Context, seconds int64) error {
 // Ping asks every node for its version. The error lists those that did not
 // answer.
 func (c *Client) Ping(ctx context.Context) error {
-	_, _, err := c.everywhere(ctx, func() *call {
+	_, _, err := c.everywhere(ctx, (*node).anyone, func() *call {
 		ca := newCall(1)
 		ca.one[0].kind = opVersion
 		return ca
@@ -268,7 +270,7 @@ func (c *Client) ServerStats(ctx context.Context, arg string) (map[string][]Serv
 			return nil, &OpError{Op: "stats", Err: fmt.Errorf("%w: the argument has the byte 0x%02x", ErrClientError, b)}
 		}
 	}
-	nodes, answers, err := c.everywhere(ctx, func() *call {
+	nodes, answers, err := c.everywhere(ctx, (*node).anyone, func() *call {
 		ca := newCall(1)
 		ca.one[0].kind, ca.one[0].key = opStats, arg
 		return ca
@@ -288,7 +290,7 @@ func (c *Client) ServerStats(ctx context.Context, arg string) (map[string][]Serv
 
 // everywhere runs a call on every node at the same time and gives the text of
 // the answers by node.
-func (c *Client) everywhere(ctx context.Context, request func() *call) ([]*node, [][]string, error) {
+func (c *Client) everywhere(ctx context.Context, slots func(*node) []int, request func() *call) ([]*node, [][]string, error) {
 	nodes := c.fleet.Load().nodes
 	type result struct {
 		i    int
@@ -296,22 +298,26 @@ func (c *Client) everywhere(ctx context.Context, request func() *call) ([]*node,
 		text []string
 		err  error
 	}
-	results := make(chan result, len(nodes))
+	results := make(chan result)
+	asked := 0
 	for i, n := range nodes {
-		c.spawn(func() {
-			ca := request()
-			r := result{i: i, name: ca.ops[0].name(), err: n.run(ctx, 0, ca)}
-			if r.err == nil {
-				r.text, r.err = ca.ops[0].text, ca.ops[0].err
-				ca.release()
-			}
-			results <- r
-		})
+		for _, slot := range slots(n) {
+			asked++
+			c.spawn(func() {
+				ca := request()
+				r := result{i: i, name: ca.ops[0].name(), err: n.run(ctx, slot, ca)}
+				if r.err == nil {
+					r.text, r.err = ca.ops[0].text, ca.ops[0].err
+					ca.release()
+				}
+				results <- r
+			})
+		}
 	}
 	texts := make([][]string, len(nodes))
 	var failed *MultiError
 	errs := make([]*OpError, len(nodes))
-	for range nodes {
+	for range asked {
 		r := <-results
 		texts[r.i] = r.text
 		if r.err != nil {

@@ -62,6 +62,10 @@ func (c *conn) submitOwn(own *call) error {
 	own.state.Store(callAbandoned)
 	own.own, own.cost = true, 0
 	c.node.inFlight.Add(1)
+	if l := c.node.lane.Load(); l != nil && c.lane {
+		own.lane = l
+		l.ops.Add(1)
+	}
 	writer, err := c.submit(own)
 	if err != nil {
 		c.node.settled(own)
