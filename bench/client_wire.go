@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringside-cache/ringside/internal/nonblock"
 	"github.com/ringside-cache/ringside/proto/memcached"
 )
 
@@ -96,12 +97,12 @@ func (w wire) Run(ctx context.Context, slot Slot) (Sample, error) {
 		if err != nil {
 			return func() (int, error) { return 0, err }
 		}
-		return w.batches(conn, newPicker(i))
+		return w.batches(&rawSockets(conn)[0], newPicker(i))
 	}}.Run(ctx, slot)
 }
 
 // batches gives the loop of one connection.
-func (w wire) batches(conn net.Conn, pick *picker) func() (int, error) {
+func (w wire) batches(conn *nonblock.Socket, pick *picker) func() (int, error) {
 	requests := make([]byte, 0, 4<<10)
 	buf := make([]byte, 64<<10)
 	return func() (int, error) {
@@ -109,11 +110,11 @@ func (w wire) batches(conn net.Conn, pick *picker) func() (int, error) {
 		for range wireBatch {
 			requests = appendGet(requests, w.corpus.keys[pick.intn(len(w.corpus.keys))])
 		}
-		if _, err := conn.Write(requests); err != nil {
+		if err := writeWhole(conn, requests); err != nil {
 			return 0, err
 		}
 		for got := 0; got < wireBatch*w.replySize; {
-			n, err := conn.Read(buf)
+			n, err := conn.Await(buf)
 			if err != nil {
 				return 0, err
 			}
@@ -123,4 +124,22 @@ func (w wire) batches(conn net.Conn, pick *picker) func() (int, error) {
 		}
 		return wireBatch, nil
 	}
+}
+
+// rawSockets are what the limit is measured on: what ringside has too.
+func rawSockets(conns ...net.Conn) []nonblock.Socket {
+	sockets := make([]nonblock.Socket, len(conns))
+	for i := range sockets {
+		sockets[i].Init(conns[i])
+	}
+	return sockets
+}
+
+// writeWhole writes what a socket with nothing under way always takes at once.
+func writeWhole(s *nonblock.Socket, b []byte) error {
+	n, err := s.Write(b)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/ringside-cache/ringside/internal/nonblock"
 )
 
 const (
@@ -76,7 +78,7 @@ func (w *wireMulti) contender(callers int) Contender {
 			if err != nil {
 				return func() (int, error) { return 0, err }
 			}
-			return w.calls(conns, newPicker(i))
+			return w.calls(rawSockets(conns...), newPicker(i))
 		}}.Run(ctx, slot)
 	}}
 }
@@ -96,17 +98,17 @@ func (w *wireMulti) dial(slot Slot) (conns []net.Conn, err error) {
 }
 
 // calls gives the loop of one caller.
-func (w *wireMulti) calls(conns []net.Conn, pick *picker) func() (int, error) {
+func (w *wireMulti) calls(conns []nonblock.Socket, pick *picker) func() (int, error) {
 	buf := make([]byte, 16<<10)
 	return func() (int, error) {
-		for i, c := range conns {
-			if _, err := c.Write(w.prepared[i][pick.intn(preparedEach)]); err != nil {
+		for i := range conns {
+			if err := writeWhole(&conns[i], w.prepared[i][pick.intn(preparedEach)]); err != nil {
 				return 0, err
 			}
 		}
-		for _, c := range conns {
+		for i := range conns {
 			for got := 0; got < multiEach*w.replySize; {
-				n, err := c.Read(buf)
+				n, err := conns[i].Await(buf)
 				if err != nil {
 					return 0, err
 				}

@@ -8,9 +8,10 @@ func notes() map[string]string {
 		many = `The gain over gomemcache comes from sharing system calls between callers, and it is smaller the more of the
 machine is left: on two cores client, server and the scheduling of goroutines share what there is. The wire
 limit, which only counts bytes, is {{figure "the wire limit of Get, 64 goroutines"}} times gomemcache at 64 goroutines. In a profile of
-64 goroutines (25 November 2026) 40 % of the client's CPU was in read and write, 2 % in the runtime's futex
-calls, 16 % in handing out replies, of which 4 % was parsing; a write had 20 requests with it. More than two cores
-were not measured.`
+64 goroutines (28 November 2026) 40 % of the client's CPU was in read and write, 2 % in the runtime's futex
+calls, 16 % in handing out replies, of which 5 % was parsing; a write had 24 requests with it. The runtime's second
+processor and the server compete for the second core: with GOMAXPROCS=1 ringside had 1.3 to 1.6 times the throughput
+and 0.56 of the p99 (gomemcache 1.3 times and 0.5). More than two cores were not measured.`
 		few = `With 8 callers and an idle core there is little to share, about 3 requests a write, and handing over the
 reader's role costs what it saves. To wait a little before a read, so that more replies come with it, would
 be paid for by the lone caller.`
@@ -39,14 +40,13 @@ two thousand times a second. Gomemcache, which has a connection for each request
 		"KiB for each of 100 idle nodes, after a burst": `Most of it is the node's points on the ring and its share of the lookup table; buffers are lent to busy
 connections only.`,
 		"memcached protocol, 50 connections, one get at a time: throughput": `With two cores for the load, the proxy and three memcacheds, what a get costs in all is the throughput, and the
-sidecar's part of it is {{figure "CPU of the proxy per get, 50 connections"}} times nutcracker's. In a profile (25 November 2026) 70 % of it was system calls: 35 % the
-write to the caller, 19 % the write to the node, which 2.6 requests share, the rest the reads. Nutcracker makes
-one system call less for a request: Go reads once more before it sleeps. To hold requests until the node has answered
-the ones before had 4 in a write, and made no difference that could be measured.`,
+sidecar's part of it is {{figure "CPU of the proxy per get, 50 connections"}} times nutcracker's. In a profile (28 November 2026) 68 % of it was system calls: 37 % the
+write to the caller, 21 % the write to the node, which 3 requests share, the rest the reads. To hold requests until the
+node has answered the ones before had 4 in a write, and made no difference that could be measured.`,
 		"one connection, one get at a time: median latency": `Each hop wakes a goroutine, and the reply of the node is read by the one that sent the request; what is left is
 the network poller of the runtime, twice for each get.`,
 		"gRPC unary Get, 64 callers: share of an empty call (health Check)": `An empty call costs the server nearly as much as one that asks a node: the rest is one write and one read of the
-node's socket, which two callers share on average.`,
+node's socket, which five callers share on average.`,
 		"gRPC Stream, 64 requests under way, many in a message: times unary Get": `A message of a Stream is a frame, a marshalled message and a wake of gRPC's writer on both sides, which many in a
 message share (StreamRequest.also); what is left is the marshalling. With each request in a message of its own it is
 {{figure "gRPC Stream, 64 requests under way, each in a message of its own: times unary Get"}} times unary. The load's own half of gRPC runs on the same two cores.`,

@@ -76,7 +76,7 @@ var rows = map[string]row{
 	"bench": {
 		own: []string{
 			"client", "client/memnode", "stampede", "ring", "proto/memcached", "proto/ringside/v1",
-			"internal/realserver",
+			"internal/nonblock", "internal/realserver",
 		},
 		others: []string{anything},
 	},
