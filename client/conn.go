@@ -16,7 +16,7 @@ import (
 //
 // Writing. A caller appends its request to wbuf. The first that finds no
 // writer becomes it, lets others join, and writes until wbuf is empty, unless
-// that waits for replies; see pace. It never blocks: what the socket does not
+// that waits for replies, see pace, or for more to come, see Cork. It never blocks: what the socket does not
 // take at once is left to a goroutine.
 //
 // Reading. A caller that has to wait and finds no reader becomes it. It
@@ -37,7 +37,7 @@ type conn struct {
 	lane       bool // it carries the node's large values
 
 	// mu guards the fields down to pace, and in that those before the reader's.
-	// Nothing is locked under it.
+	// Only a Cork is locked under it.
 	mu      sync.Mutex
 	err     error // why the connection is broken; set once
 	writing bool

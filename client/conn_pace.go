@@ -68,17 +68,17 @@ func (c *conn) asleep() {
 func (c *conn) release(awake bool) {
 	c.mu.Lock()
 	c.awake = awake
-	c.unlockAndWrite()
+	c.unlockAndWrite(maxRounds)
 }
 
 // unlockAndWrite unlocks c.mu and writes what is there, where nobody does and
-// nothing holds it.
-func (c *conn) unlockAndWrite() {
+// the reader does not hold it.
+func (c *conn) unlockAndWrite(rounds int) {
 	write := len(c.wbuf) > 0 && !c.writing && !c.holds()
 	c.writing = c.writing || write
 	c.mu.Unlock()
 	if write {
-		c.write(maxRounds)
+		c.write(rounds)
 	}
 }
 

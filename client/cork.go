@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -13,6 +14,9 @@ import (
 // each to a goroutine of its own, and holds while it does that. The zero Cork
 // is ready for use.
 type Cork struct {
+	// Longest is the longest time that it holds. Default a millisecond.
+	Longest time.Duration
+
 	mu    sync.Mutex
 	on    bool
 	conns []*conn // that have requests of it
@@ -20,8 +24,7 @@ type Cork struct {
 }
 
 const (
-	// maxCork is the longest time that a Cork holds.
-	maxCork = time.Millisecond
+	longestCork = time.Millisecond
 	// fullCork is how many bytes for a node are held at most.
 	fullCork = 4 << 10
 )
@@ -42,16 +45,17 @@ func (c *Client) corkOf(ctx context.Context) *Cork {
 	return k
 }
 
-// Hold holds requests from now on, until Release, or for a millisecond if that
-// does not come sooner. Whoever has called it waits for no call before Release.
+// Hold holds requests from now on, until Release, or for Longest if that does not
+// come sooner. Whoever waits for a call between the two may wait that long.
 func (k *Cork) Hold() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.on = true
+	longest := cmp.Or(k.Longest, longestCork)
 	if k.timer == nil {
-		k.timer = time.AfterFunc(maxCork, k.Release)
+		k.timer = time.AfterFunc(longest, k.Release)
 	} else {
-		k.timer.Reset(maxCork)
+		k.timer.Reset(longest)
 	}
 }
 
@@ -65,9 +69,13 @@ func (k *Cork) Release() {
 		k.timer.Stop()
 	}
 	k.mu.Unlock()
+	rounds := maxRounds
+	if len(conns) > 1 {
+		rounds = 1 // the last shall not wait for others' requests to the first
+	}
 	for _, c := range conns {
 		c.mu.Lock()
-		c.unlockAndWrite()
+		c.unlockAndWrite(rounds)
 	}
 }
 

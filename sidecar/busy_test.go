@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringside-cache/ringside/client"
+	"github.com/ringside-cache/ringside/client/memnode"
 	"github.com/ringside-cache/ringside/sidecar"
 )
 
@@ -95,4 +97,33 @@ func TestBusyThenSlow(t *testing.T) {
 	if d := time.Since(began); d < limit/2 {
 		t.Errorf("it was ended after %v", d)
 	}
+}
+
+// TestDrainOfBusyConnections: a drain whose time is over ends connections in the
+// middle of an exchange.
+func TestDrainOfBusyConnections(t *testing.T) {
+	t.Parallel()
+	s, node := onNode(t, sidecar.Config{Admin: "on", DrainTimeout: 200 * time.Millisecond, Client: client.Config{Timeout: 10 * time.Minute}})
+	peers := make([]*peer, 64)
+	for i := range peers {
+		peers[i] = dial(t, s.addr("memcached"))
+		keepBusy(peers[i])
+	}
+	for range 40 { // all of them busy at a time
+		for _, p := range peers {
+			p.want("get nothing\r\n", "END\r\n")
+		}
+	}
+	// So long that they want to set their read deadlines anew.
+	time.Sleep(150 * time.Millisecond)
+	stalled := node.Inject(memnode.Stall())
+	for _, p := range peers {
+		p.send("get slow\r\n")
+	}
+	<-stalled.Hit()
+	eventually(t, "every connection waits for the node", func() bool {
+		_, body := fetch(t, s, "GET", "/metrics")
+		return strings.Contains(body, fmt.Sprintf("\nringside_node_in_flight{node=%q} %d\n", node.Addr(), len(peers)))
+	})
+	s.stop(t)
 }

@@ -89,7 +89,8 @@ type leasingConn struct {
 const manyCalls = 200
 
 // Read is called when what was read before has gone to its handlers. Those that
-// are ready to run submit their requests, and then all of them are written.
+// are ready to run submit their requests, and then all of them are written. Where
+// gRPC waits for something before it reads on, the cork lets go by itself.
 func (c *leasingConn) Read(b []byte) (int, error) {
 	if c.holds {
 		c.holds = false
@@ -97,7 +98,7 @@ func (c *leasingConn) Read(b []byte) (int, error) {
 		c.addr.cork.Release()
 	}
 	n, err := c.Conn.Read(b)
-	if n >= manyCalls {
+	if n >= manyCalls && n < len(b) { // a full read is part of something large
 		c.holds = true
 		c.addr.cork.Hold()
 	}

@@ -6,8 +6,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,10 +150,13 @@ func (m *memcachedServer) drain(ctx context.Context) {
 	case <-ctx.Done():
 		m.cut()
 		m.mu.Lock()
-		for nc := range m.conns {
+		open := slices.Collect(maps.Keys(m.conns))
+		m.mu.Unlock()
+		// Without the lock: to close a busy connection waits for its exchange,
+		// which may want the lock.
+		for _, nc := range open {
 			nc.Close()
 		}
-		m.mu.Unlock()
 		<-ended
 	}
 	m.cut()
@@ -236,7 +241,7 @@ const (
 	busyExchanges = 32
 )
 
-// busy tells whether the client has sent one request behind the other of late,
+// busy tells whether much has come of late, as with one request behind the other,
 // and nothing is there of the next.
 func (c *memcachedConn) busy() bool {
 	if now := c.run.began; now.Sub(c.paced) > busyTime {
@@ -318,7 +323,8 @@ func (c *memcachedConn) read(need int) bool {
 	if c.m.draining {
 		deadline = c.m.lastRead
 		if now := time.Now(); now.After(deadline) && !c.looked {
-			// It was busy until now, and what came meanwhile was sent in time.
+			// It was busy until now, or a busy one, and what came meanwhile was sent
+			// in time.
 			deadline, last = now.Add(drainLook), true
 			if c.lookEnd.IsZero() {
 				c.lookEnd = now.Add(drainGrace)

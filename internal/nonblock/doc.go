@@ -5,6 +5,7 @@
 // than some 20 us, as a write on loopback does that wakes a busy server, may
 // then lose its processor to another thread, and both go on to compete. A call
 // on a non-blocking socket returns at once, so here, on Linux, the scheduler is
-// not told. Under the race detector it is, as the detector takes the order of
-// things in different goroutines from these calls too.
+// not told. It relies on the sockets staying as package net made them. Under the
+// race detector it is told, as the detector takes the order of things in different
+// goroutines from these calls too.
 package nonblock

@@ -73,7 +73,8 @@ func (s *Socket) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Await reads like the net.Conn: it waits until there is something.
+// Await waits until there is something to read. As with Each, the buffer must
+// not be empty.
 func (s *Socket) Await(b []byte) (int, error) {
 	n, err := s.await.run(s.raw.Read, b)
 	if n == 0 && err == nil {
@@ -88,10 +89,13 @@ func (s *Socket) Await(b []byte) (int, error) {
 // reports more: so it saves the read in vain that others make before they
 // sleep, which is one of three system calls for a small request and its reply.
 //
-// The poller reports edges. An end of the stream that came together with the
-// last bytes is seen only when the read deadline has passed, which therefore has
-// to be set, and near. Then a read that waits has to follow, as Each may have
-// used up the edge of what came meanwhile.
+// The poller reports edges. What a short read leaves behind has none to come: an
+// end of the stream that arrived with the last bytes, and what stands behind TCP's
+// urgent data or a message with file descriptors. It is seen when the read
+// deadline has passed, which therefore has to be set, and near; and then a read
+// that waits has to follow, as Each may have used up the edge of what came
+// meanwhile. To close the net.Conn waits for took, so that took must not wait for
+// whoever does it.
 func (s *Socket) Each(room func() []byte, took func(n int) bool) error {
 	var end error
 	err := s.raw.Read(func(fd uintptr) bool {
