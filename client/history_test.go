@@ -28,8 +28,9 @@ type keyOp struct {
 	value string
 	cas   uint64
 	delta uint64
-	// fenced: the connection may have changed between the read that gave cas
-	// and now; then the client may call it a conflict without asking.
+	// fenced: the client may call it a conflict without asking. The connection may
+	// have changed between the read that gave cas and now, or a write to the key
+	// that was given up may be under way on another one.
 	fenced bool
 }
 
@@ -182,6 +183,9 @@ func TestHistoryCheckerCanFail(t *testing.T) {
 type recorder struct {
 	c     *client.Client
 	began time.Time
+	// faults has every compare-and-swap fenced: connections end at any time,
+	// and that of large values without a dial that would tell.
+	faults bool
 
 	mu      sync.Mutex // guards what follows
 	history map[string][]porcupine.Operation
@@ -306,7 +310,7 @@ func (r *recorder) work(key string, worker, n int, random *rand.Rand, p patience
 			swap := *read
 			swap.Value = []byte(value)
 			err := r.c.CompareAndSwap(ctx, &swap)
-			add(keyOp{kind: "cas", value: value, cas: read.CasID, fenced: readDials != r.dials()}, keyResult{}, err)
+			add(keyOp{kind: "cas", value: value, cas: read.CasID, fenced: r.faults || readDials != r.dials()}, keyResult{}, err)
 		case 9:
 			err := r.c.Delete(ctx, key)
 			add(keyOp{kind: "delete"}, keyResult{}, err)
@@ -403,6 +407,7 @@ func TestHistoryWithFaults(t *testing.T) {
 	})
 	p.every.Store(60)
 	r := newRecorder(c)
+	r.faults = true
 	r.run(300, 20, 4, 15, func(random *rand.Rand) (context.Context, context.CancelFunc) {
 		d := time.Duration(random.IntN(2000)) * time.Microsecond
 		if random.IntN(12) == 0 {

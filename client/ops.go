@@ -124,7 +124,8 @@ func (c *Client) Prepend(ctx context.Context, item *Item) error {
 // CompareAndSwap stores an item that was read before if nobody has changed it
 // since, else it returns ErrCASConflict; ErrCacheMiss when it is gone. An item
 // that was read on another node or connection than the one it would go to now
-// is a conflict: after a restart CAS ids begin again and may match by chance.
+// is a conflict: after a restart CAS ids begin again and may match by chance. So
+// is one whose key has a write under way that was given up on another connection.
 func (c *Client) CompareAndSwap(ctx context.Context, item *Item) error {
 	ca := newCall(1)
 	o := &ca.one[0]
