@@ -28,6 +28,7 @@ type exchange struct {
 	taken  int
 	failed error
 	errors int       // requests that failed
+	counts tally     // of what is answered
 	began  time.Time // when it was last carried out
 	// shared is the result of all of its gets, where they were collapsed.
 	shared *getResult
@@ -284,7 +285,7 @@ func (x *exchange) answer(m *memcachedServer, s *step, out []byte) []byte {
 		x.errors++
 	}
 	if !s.part {
-		m.s.metrics.request(protocolMemcached, req.Command.String(), result)
+		x.counts.add(req.Command.String(), result)
 	}
 	if req.NoReply {
 		return out[:before]

@@ -29,12 +29,11 @@ func newNonce() uint64 {
 // and memcached's CAS id.
 const versionBytes = 3 * 8
 
-func (g *cacheServer) version(v client.Version) []byte {
-	b := make([]byte, versionBytes)
-	binary.LittleEndian.PutUint64(b, g.nonce)
+func (g *cacheServer) version(b *[versionBytes]byte, v client.Version) []byte {
+	binary.LittleEndian.PutUint64(b[:], g.nonce)
 	binary.LittleEndian.PutUint64(b[8:], v.Generation)
 	binary.LittleEndian.PutUint64(b[16:], v.CasID)
-	return b
+	return b[:]
 }
 
 // parseVersion reads what version made. current is false for one of another
@@ -48,7 +47,20 @@ func (g *cacheServer) parseVersion(b []byte) (v client.Version, current bool, er
 }
 
 func (g *cacheServer) value(key []byte, item *client.Item) *ringsidev1.Value {
-	return &ringsidev1.Value{Key: key, Value: item.Value, Flags: item.Flags, Version: g.version(item.Version())}
+	return &ringsidev1.Value{Key: key, Value: item.Value, Flags: item.Flags, Version: g.version(new([versionBytes]byte), item.Version())}
+}
+
+// hit has all of a response in one piece of memory.
+func (g *cacheServer) hit(key []byte, item *client.Item) *ringsidev1.GetResponse {
+	h := new(struct {
+		resp    ringsidev1.GetResponse
+		value   ringsidev1.Value
+		version [versionBytes]byte
+	})
+	h.value.Key, h.value.Value, h.value.Flags = key, item.Value, item.Flags
+	h.value.Version = g.version(&h.version, item.Version())
+	h.resp.Found, h.resp.Value = true, &h.value
+	return &h.resp
 }
 
 // A stored is a request that stores.
@@ -90,130 +102,88 @@ func expiration(req timed) (int32, error) {
 }
 
 // An operation is one request in a Batch: how it gets there, and what its
-// reply is. Single calls and Streams share it.
-type operation struct {
-	add   func(b *client.Batch) int
-	reply func(b *client.Batch, i int) (any, error)
+// reply is. Single calls and Streams share it. Most are a request under another
+// name, so that a Stream allocates nothing for them.
+type operation interface {
+	// add puts the request into a batch and gives its place there.
+	add(g *cacheServer, b *client.Batch) (int, error)
+	// reply gives the message for what is at that place.
+	reply(g *cacheServer, b *client.Batch, i int) (any, error)
 }
 
 // one runs a single call.
 func one[T any](ctx context.Context, g *cacheServer, req any) (*T, error) {
-	op, err := g.operation(req)
+	op, err := operationOf(req)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	var b client.Batch
-	i := op.add(&b)
+	i, err := op.add(g, &b)
+	if err != nil {
+		return nil, statusOf(err)
+	}
 	g.s.client.Do(ctx, &b) //nolint:errcheck // reply has it
-	reply, err := op.reply(&b, i)
+	reply, err := op.reply(g, &b, i)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	return reply.(*T), nil
 }
 
-// operation makes an operation of a request of the service.
-func (g *cacheServer) operation(req any) (operation, error) {
+// operationOf makes an operation of a request of the service.
+func operationOf(req any) (operation, error) {
 	switch r := req.(type) {
 	case *ringsidev1.GetRequest:
-		return operation{
-			func(b *client.Batch) int { return b.Get(string(r.GetKey())) },
-			func(b *client.Batch, i int) (any, error) { return g.found(r.GetKey(), b, i) },
-		}, nil
+		return get{r}, nil
 	case *ringsidev1.GetAndTouchRequest:
-		ttl, err := expiration(r)
-		return operation{
-			func(b *client.Batch) int { return b.GetAndTouch(string(r.GetKey()), ttl) },
-			func(b *client.Batch, i int) (any, error) { return g.found(r.GetKey(), b, i) },
-		}, err
+		return getAndTouch{r}, nil
 	case *ringsidev1.SetRequest:
-		item, err := g.item(r)
-		return operation{
-			func(b *client.Batch) int { return b.Set(item) },
-			func(b *client.Batch, i int) (any, error) { return &ringsidev1.SetResponse{}, b.Err(i) },
-		}, err
+		return set{r}, nil
 	case *ringsidev1.AddRequest:
-		return g.store(r, (*client.Batch).Add)
+		return store{r, (*client.Batch).Add}, nil
 	case *ringsidev1.ReplaceRequest:
-		return g.store(r, (*client.Batch).Replace)
+		return store{r, (*client.Batch).Replace}, nil
 	case *ringsidev1.AppendRequest:
-		return g.store(r, (*client.Batch).Append)
+		return store{r, (*client.Batch).Append}, nil
 	case *ringsidev1.PrependRequest:
-		return g.store(r, (*client.Batch).Prepend)
+		return store{r, (*client.Batch).Prepend}, nil
 	case *ringsidev1.CompareAndSwapRequest:
-		return g.compareAndSwap(r)
+		return &compareAndSwap{CompareAndSwapRequest: r}, nil
 	case *ringsidev1.DeleteRequest:
-		return operation{
-			func(b *client.Batch) int { return b.Delete(string(r.GetKey())) },
-			func(b *client.Batch, i int) (any, error) {
-				found, err := unlessMissing(b.Err(i))
-				return &ringsidev1.DeleteResponse{Found: found}, err
-			},
-		}, nil
+		return remove{r}, nil
 	case *ringsidev1.TouchRequest:
-		ttl, err := expiration(r)
-		return operation{
-			func(b *client.Batch) int { return b.Touch(string(r.GetKey()), ttl) },
-			func(b *client.Batch, i int) (any, error) {
-				found, err := unlessMissing(b.Err(i))
-				return &ringsidev1.TouchResponse{Found: found}, err
-			},
-		}, err
+		return touch{r}, nil
 	case *ringsidev1.IncrementRequest:
-		return operation{func(b *client.Batch) int { return b.Increment(string(r.GetKey()), r.GetDelta()) }, counted}, nil
+		return increment{r}, nil
 	case *ringsidev1.DecrementRequest:
-		return operation{func(b *client.Batch) int { return b.Decrement(string(r.GetKey()), r.GetDelta()) }, counted}, nil
+		return decrement{r}, nil
 	}
-	return operation{}, argument("there is no request in the message, or one that this version does not know")
+	return nil, argument("there is no request in the message, or one that this version does not know")
 }
 
-// store is Add, Replace, Append and Prepend.
-func (g *cacheServer) store(req stored, add func(*client.Batch, *client.Item) int) (operation, error) {
-	item, err := g.item(req)
-	return operation{
-		func(b *client.Batch) int { return add(b, item) },
-		func(b *client.Batch, i int) (any, error) {
-			err := b.Err(i)
-			if errors.Is(err, client.ErrNotStored) {
-				return &ringsidev1.StoreResponse{}, nil
-			}
-			return &ringsidev1.StoreResponse{Stored: true}, err
-		},
-	}, err
+type get struct{ *ringsidev1.GetRequest }
+
+func (r get) add(_ *cacheServer, b *client.Batch) (int, error) { return b.Get(string(r.GetKey())), nil }
+
+func (r get) reply(g *cacheServer, b *client.Batch, i int) (any, error) {
+	return g.found(r.GetKey(), b, i)
 }
 
-func (g *cacheServer) compareAndSwap(req *ringsidev1.CompareAndSwapRequest) (operation, error) {
-	item, err := g.item(req)
+type getAndTouch struct{ *ringsidev1.GetAndTouchRequest }
+
+func (r getAndTouch) add(_ *cacheServer, b *client.Batch) (int, error) {
+	ttl, err := expiration(r)
 	if err != nil {
-		return operation{}, err
+		return 0, err
 	}
-	v, current, err := g.parseVersion(req.GetVersion())
-	if err != nil {
-		return operation{}, err
-	}
-	item.SetVersion(v)
-	return operation{
-		func(b *client.Batch) int {
-			if !current {
-				return b.Get(item.Key) // for its own errors: nothing is compared
-			}
-			return b.CompareAndSwap(item)
-		},
-		func(b *client.Batch, i int) (any, error) {
-			resp := &ringsidev1.CompareAndSwapResponse{Outcome: ringsidev1.CompareAndSwapResponse_OUTCOME_STORED}
-			switch err := b.Err(i); {
-			case errors.Is(err, client.ErrCacheMiss):
-				resp.Outcome = ringsidev1.CompareAndSwapResponse_OUTCOME_NOT_FOUND
-			case errors.Is(err, client.ErrCASConflict), err == nil && !current:
-				resp.Outcome = ringsidev1.CompareAndSwapResponse_OUTCOME_CONFLICT
-			case err != nil:
-				return nil, err
-			}
-			return resp, nil
-		},
-	}, nil
+	return b.GetAndTouch(string(r.GetKey()), ttl), nil
 }
 
+func (r getAndTouch) reply(g *cacheServer, b *client.Batch, i int) (any, error) {
+	return g.found(r.GetKey(), b, i)
+}
+
+// found gives a GetResponse.
 func (g *cacheServer) found(key []byte, b *client.Batch, i int) (any, error) {
 	item, err := b.Item(i)
 	if errors.Is(err, client.ErrCacheMiss) {
@@ -222,8 +192,121 @@ func (g *cacheServer) found(key []byte, b *client.Batch, i int) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ringsidev1.GetResponse{Found: true, Value: g.value(key, item)}, nil
+	return g.hit(key, item), nil
 }
+
+type set struct{ *ringsidev1.SetRequest }
+
+func (r set) add(g *cacheServer, b *client.Batch) (int, error) {
+	item, err := g.item(r)
+	if err != nil {
+		return 0, err
+	}
+	return b.Set(item), nil
+}
+
+func (r set) reply(_ *cacheServer, b *client.Batch, i int) (any, error) {
+	return &ringsidev1.SetResponse{}, b.Err(i)
+}
+
+// store is Add, Replace, Append and Prepend.
+type store struct {
+	stored
+	to func(*client.Batch, *client.Item) int
+}
+
+func (r store) add(g *cacheServer, b *client.Batch) (int, error) {
+	item, err := g.item(r.stored)
+	if err != nil {
+		return 0, err
+	}
+	return r.to(b, item), nil
+}
+
+func (r store) reply(_ *cacheServer, b *client.Batch, i int) (any, error) {
+	err := b.Err(i)
+	if errors.Is(err, client.ErrNotStored) {
+		return &ringsidev1.StoreResponse{}, nil
+	}
+	return &ringsidev1.StoreResponse{Stored: true}, err
+}
+
+type compareAndSwap struct {
+	*ringsidev1.CompareAndSwapRequest
+	// other tells that the version is of another process.
+	other bool
+}
+
+func (r *compareAndSwap) add(g *cacheServer, b *client.Batch) (int, error) {
+	item, err := g.item(r)
+	if err != nil {
+		return 0, err
+	}
+	v, current, err := g.parseVersion(r.GetVersion())
+	if err != nil {
+		return 0, err
+	}
+	if r.other = !current; r.other {
+		return b.Get(item.Key), nil // for its own errors: nothing is compared
+	}
+	item.SetVersion(v)
+	return b.CompareAndSwap(item), nil
+}
+
+func (r *compareAndSwap) reply(_ *cacheServer, b *client.Batch, i int) (any, error) {
+	resp := &ringsidev1.CompareAndSwapResponse{Outcome: ringsidev1.CompareAndSwapResponse_OUTCOME_STORED}
+	switch err := b.Err(i); {
+	case errors.Is(err, client.ErrCacheMiss):
+		resp.Outcome = ringsidev1.CompareAndSwapResponse_OUTCOME_NOT_FOUND
+	case errors.Is(err, client.ErrCASConflict), err == nil && r.other:
+		resp.Outcome = ringsidev1.CompareAndSwapResponse_OUTCOME_CONFLICT
+	case err != nil:
+		return nil, err
+	}
+	return resp, nil
+}
+
+type remove struct{ *ringsidev1.DeleteRequest }
+
+func (r remove) add(_ *cacheServer, b *client.Batch) (int, error) {
+	return b.Delete(string(r.GetKey())), nil
+}
+
+func (r remove) reply(_ *cacheServer, b *client.Batch, i int) (any, error) {
+	found, err := unlessMissing(b.Err(i))
+	return &ringsidev1.DeleteResponse{Found: found}, err
+}
+
+type touch struct{ *ringsidev1.TouchRequest }
+
+func (r touch) add(_ *cacheServer, b *client.Batch) (int, error) {
+	ttl, err := expiration(r)
+	if err != nil {
+		return 0, err
+	}
+	return b.Touch(string(r.GetKey()), ttl), nil
+}
+
+func (r touch) reply(_ *cacheServer, b *client.Batch, i int) (any, error) {
+	found, err := unlessMissing(b.Err(i))
+	return &ringsidev1.TouchResponse{Found: found}, err
+}
+
+type increment struct{ *ringsidev1.IncrementRequest }
+
+func (r increment) add(_ *cacheServer, b *client.Batch) (int, error) {
+	return b.Increment(string(r.GetKey()), r.GetDelta()), nil
+}
+
+func (r increment) reply(_ *cacheServer, b *client.Batch, i int) (any, error) { return counted(b, i) }
+
+type decrement struct{ *ringsidev1.DecrementRequest }
+
+func (r decrement) add(_ *cacheServer, b *client.Batch) (int, error) {
+	return b.Decrement(string(r.GetKey()), r.GetDelta()), nil
+}
+
+func (r decrement) reply(_ *cacheServer, b *client.Batch, i int) (any, error) { return counted(b, i) }
 
 func counted(b *client.Batch, i int) (any, error) {
 	n, err := b.Number(i)
@@ -248,7 +331,7 @@ func (g *cacheServer) Get(ctx context.Context, req *ringsidev1.GetRequest) (*rin
 	case err != nil:
 		return nil, statusOf(err)
 	}
-	return &ringsidev1.GetResponse{Found: true, Value: g.value(req.GetKey(), item)}, nil
+	return g.hit(req.GetKey(), item), nil
 }
 
 func (g *cacheServer) GetAndTouch(ctx context.Context, req *ringsidev1.GetAndTouchRequest) (*ringsidev1.GetResponse, error) {

@@ -223,8 +223,8 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 			p.err = g.tooMany()
 		} else if len(req.GetAlso()) > 0 {
 			p.err = argument("also: requests that came in it have none themselves")
-		} else if p.op, p.err = g.operation(request); p.err == nil {
-			p.i = p.op.add(b)
+		} else if p.op, p.err = operationOf(request); p.err == nil {
+			p.i, p.err = p.op.add(g, b)
 		}
 		r.places = append(r.places, p)
 	}
@@ -255,10 +255,12 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 	defer late.Stop()
 	var message *ringsidev1.StreamResponse
 	held, heldBytes := 0, 0 // in message
+	counts := tally{m: s.g.s.metrics, protocol: protocolGRPC}
 	send := func() {
 		if held == 0 {
 			return
 		}
+		counts.flush() // who has the reply finds it counted
 		if s.stream.Send(message) != nil {
 			s.cancel() // the stream is broken, and Recv says so too
 		}
@@ -274,11 +276,10 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 		var reply any
 		err := p.err
 		if err == nil {
-			reply, err = p.op.reply(&r.batch, p.i)
+			reply, err = p.op.reply(s.g, &r.batch, p.i)
 		}
 		resp := streamReply(requests[i].GetId(), reply, err)
 		result := streamResult(resp)
-		s.g.s.metrics.request(protocolGRPC, p.name, result)
 		if result == resultError {
 			failed++
 		}
@@ -292,6 +293,7 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 		} else {
 			message.Also = append(message.Also, resp)
 		}
+		counts.add(p.name, result)
 		held, heldBytes = held+1, heldBytes+bytes
 	}
 	send()
@@ -338,6 +340,15 @@ func streamed(req *ringsidev1.StreamRequest) (request any, name string) {
 
 // streamReply is the message for a reply or an error.
 func streamReply(id uint64, reply any, err error) *ringsidev1.StreamResponse {
+	if get, ok := reply.(*ringsidev1.GetResponse); ok && err == nil {
+		// The most frequent one, in one piece of memory.
+		m := new(struct {
+			resp ringsidev1.StreamResponse
+			get  ringsidev1.StreamResponse_Get
+		})
+		m.resp.Id, m.resp.Response, m.get.Get = id, &m.get, get
+		return &m.resp
+	}
 	resp := &ringsidev1.StreamResponse{Id: id}
 	if err != nil {
 		resp.Response = &ringsidev1.StreamResponse_Error{Error: &ringsidev1.StreamError{
@@ -346,8 +357,6 @@ func streamReply(id uint64, reply any, err error) *ringsidev1.StreamResponse {
 		return resp
 	}
 	switch r := reply.(type) {
-	case *ringsidev1.GetResponse:
-		resp.Response = &ringsidev1.StreamResponse_Get{Get: r}
 	case *ringsidev1.SetResponse:
 		resp.Response = &ringsidev1.StreamResponse_Set{Set: r}
 	case *ringsidev1.StoreResponse:

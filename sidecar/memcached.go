@@ -195,6 +195,7 @@ func newMemcachedConn(m *memcachedServer, nc net.Conn) *memcachedConn {
 	c.raw.Init(nc)
 	c.run.most = max(1, min(maxExchange, maxReplies/m.s.cfg.MaxValueBytes))
 	c.run.limit, c.run.spill = min(firstExchange, c.run.most), c.spill
+	c.run.counts = tally{m: c.m.s.metrics, protocol: protocolMemcached}
 	return c
 }
 
@@ -483,6 +484,7 @@ func (c *memcachedConn) spill(out []byte) []byte {
 }
 
 func (c *memcachedConn) write(out []byte) []byte {
+	c.run.counts.flush() // who has the reply finds it counted
 	c.written += len(out)
 	if len(out) > 0 && !c.failed {
 		// To set it costs as much as parsing the request: not for each.

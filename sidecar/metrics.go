@@ -111,6 +111,30 @@ func (m *metrics) request(protocol, operation, result string) {
 	m.requests.WithLabelValues(protocol, operation, result).Inc()
 }
 
+// A tally counts requests as they come, and those of a kind together: looking
+// for a counter by its labels takes longer than much of what is counted.
+type tally struct {
+	m                 *metrics
+	protocol          string
+	operation, result string
+	n                 int
+}
+
+func (t *tally) add(operation, result string) {
+	if operation != t.operation || result != t.result {
+		t.flush()
+		t.operation, t.result = operation, result
+	}
+	t.n++
+}
+
+func (t *tally) flush() {
+	if t.n > 0 {
+		t.m.requests.WithLabelValues(t.protocol, t.operation, t.result).Add(float64(t.n))
+		t.n = 0
+	}
+}
+
 // reloaded notes that the config file was applied or refused.
 func (m *metrics) reloaded(ok bool) {
 	if !ok {
