@@ -1,9 +1,11 @@
 package sidecar
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -77,6 +79,14 @@ type limitedConn struct {
 	net.Conn
 	l     *limitedListener
 	ended sync.Once
+}
+
+// SyscallConn is for those who look for the socket.
+func (c *limitedConn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 func (c *limitedConn) Close() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -114,7 +115,10 @@ func TestCallsOfOneRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	here, there := loopback(t)
-	nc := &leasingConn{Conn: here, l: newLeasingListener(nil, nil), addr: leasingAddr{Addr: here.RemoteAddr(), cork: &client.Cork{Longest: time.Hour}}}
+	nc := newLeasingListener(nil, nil).newConn(&limitedConn{Conn: here}, &client.Cork{Longest: time.Hour})
+	if plain := nc.raw.Plain(); plain != (runtime.GOOS != "windows") {
+		t.Errorf("the connection is read as a plain socket: %t", plain)
+	}
 	ctx := corked(peer.NewContext(t.Context(), &peer.Peer{Addr: nc.RemoteAddr()}))
 
 	for _, tt := range []struct {
