@@ -48,7 +48,10 @@ type requestStream struct {
 	// mu guards what follows.
 	mu      sync.Mutex
 	waiting []*ringsidev1.StreamRequest
-	running int // goroutines that carry out batches
+	running int           // goroutines that carry out batches
+	idle    chan struct{} // of the one that stays when nothing waits, else nil
+	stopped bool          // nothing more is taken
+	ended   bool          // nobody stays
 	work    sync.WaitGroup
 
 	sending sync.Mutex // one Send at a time
@@ -58,6 +61,7 @@ func (g *cacheServer) Stream(stream grpc.BidiStreamingServer[ringsidev1.StreamRe
 	s := &requestStream{g: g, stream: stream, slots: make(chan struct{}, streamRequests), stuck: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(stream.Context())
 	defer s.cancel()
+	defer s.end()
 	ended := make(chan error, 1)
 	go func() { ended <- s.read() }() // ends with the call at the latest
 	var err error
@@ -78,6 +82,7 @@ func (g *cacheServer) Stream(stream grpc.BidiStreamingServer[ringsidev1.StreamRe
 		// stream does with this.
 		return status.Error(codes.ResourceExhausted, "the replies are not read")
 	}
+	s.end()
 	done := make(chan struct{})
 	go func() {
 		s.work.Wait()
@@ -145,11 +150,16 @@ func (s *requestStream) slotsFor(most int) (int, error) {
 func (s *requestStream) queue(requests []*ringsidev1.StreamRequest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running < 0 {
+	if s.stopped {
 		return false
 	}
 	s.waiting = append(s.waiting, requests...)
-	if len(s.waiting) == len(requests) && s.running < streamBatches {
+	switch {
+	case len(s.waiting) > len(requests): // whom the others wait for takes them too
+	case s.idle != nil:
+		close(s.idle)
+		s.idle = nil
+	case s.running < streamBatches:
 		s.running++
 		s.work.Go(s.carry)
 	}
@@ -159,35 +169,70 @@ func (s *requestStream) queue(requests []*ringsidev1.StreamRequest) bool {
 // stop has no further request be taken.
 func (s *requestStream) stop() {
 	s.mu.Lock()
-	s.running = -2 * streamBatches
+	s.stopped = true
 	s.mu.Unlock()
 }
 
-// carry carries out batches until nothing waits.
-func (s *requestStream) carry() {
-	// Requests that came in one read of the connection are handed out one by
-	// one; let the reader go on first.
-	runtime.Gosched()
-	var r streamRun
-	for {
-		s.mu.Lock()
-		// The list that was worked off is the next one's memory.
-		clear(r.requests)
-		r.requests, s.waiting = s.waiting, r.requests[:0]
-		if len(r.requests) == 0 {
-			s.running--
-			s.mu.Unlock()
-			return
-		}
-		s.mu.Unlock()
-		// What does not go together goes one after the other: many large values at
-		// a time would take longer than their timeout.
-		for rest := r.requests; len(rest) > 0; {
-			n := min(len(rest), r.limit.keys())
-			s.run(&r, rest[:n])
-			rest = rest[n:]
-		}
+// end lets the goroutines go that have nothing to do.
+func (s *requestStream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	if s.idle != nil {
+		close(s.idle)
+		s.idle = nil
 	}
+}
+
+// carry carries out batches. When nothing waits one goroutine stays: a new one
+// for each batch would have to grow its stack each time.
+func (s *requestStream) carry() {
+	var r streamRun
+	for s.stays() {
+		// Requests that came in one read of the connection are handed out one by
+		// one; let the reader go on first.
+		runtime.Gosched()
+		for s.take(&r) {
+			// What does not go together goes one after the other: many large values
+			// at a time would take longer than their timeout.
+			for rest := r.requests; len(rest) > 0; {
+				n := min(len(rest), r.limit.keys())
+				s.run(&r, rest[:n])
+				rest = rest[n:]
+			}
+		}
+		r.rest()
+	}
+}
+
+// take makes what waits the next batch. It gives false where nothing does.
+func (s *requestStream) take(r *streamRun) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The list that was worked off is the next one's memory.
+	clear(r.requests)
+	r.requests, s.waiting = s.waiting, r.requests[:0]
+	return len(r.requests) > 0
+}
+
+// stays waits where nothing is to be done, unless another one does already: then
+// it gives false, as at the end of the stream.
+func (s *requestStream) stays() bool {
+	s.mu.Lock()
+	if len(s.waiting) > 0 {
+		s.mu.Unlock()
+		return true
+	}
+	if s.idle != nil || s.ended {
+		s.running--
+		s.mu.Unlock()
+		return false
+	}
+	idle := make(chan struct{})
+	s.idle = idle
+	s.mu.Unlock()
+	<-idle
+	return true
 }
 
 // A streamRun is a batch of a Stream. Its memory is used again for the next.
@@ -198,12 +243,25 @@ type streamRun struct {
 	limit    chunkLimit
 }
 
+// rest lets go of what the last batch had, and of the memory of a long one.
+func (r *streamRun) rest() {
+	const keep = 128
+	if max(cap(r.requests), cap(r.places)) > keep {
+		*r = streamRun{limit: r.limit}
+		return
+	}
+	r.batch.Reset()
+	clear(r.places)
+	r.places = r.places[:0]
+}
+
 // A streamPlace is a request's place in the batch.
 type streamPlace struct {
 	name string
 	op   operation
 	i    int
 	err  error
+	resp *ringsidev1.StreamResponse
 }
 
 // run carries out the requests of a batch and answers them.
@@ -233,7 +291,8 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 	// have together.
 	g.underWay.Add(-admitted)
 	g.s.metrics.took(protocolGRPC, time.Since(start))
-	failed, size := s.answer(r, requests)
+	failed, size := s.replies(r, requests)
+	s.send(r)
 	r.limit.saw(len(r.places), size)
 	if span != nil {
 		names := make([]string, len(r.places))
@@ -244,9 +303,33 @@ func (s *requestStream) run(r *streamRun, requests []*ringsidev1.StreamRequest) 
 	}
 }
 
-// answer sends the replies to the requests of a batch. It gives how many failed,
+// replies makes the replies to the requests of a batch. It gives how many failed,
 // and the bytes of the values.
-func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamRequest) (failed, size int) {
+func (s *requestStream) replies(r *streamRun, requests []*ringsidev1.StreamRequest) (failed, size int) {
+	counts := tally{m: s.g.s.metrics, protocol: protocolGRPC}
+	defer counts.flush()
+	for i := range r.places {
+		p := &r.places[i]
+		var reply any
+		err := p.err
+		if err == nil {
+			reply, err = p.op.reply(s.g, &r.batch, p.i)
+		}
+		p.resp = streamReply(requests[i].GetId(), reply, err)
+		result := streamResult(p.resp)
+		counts.add(p.name, result)
+		if result == resultError {
+			failed++
+		}
+		size += valueBytes(p.resp)
+	}
+	return failed, size
+}
+
+func valueBytes(resp *ringsidev1.StreamResponse) int { return len(resp.GetGet().GetValue().GetValue()) }
+
+// send sends the replies of a batch.
+func (s *requestStream) send(r *streamRun) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	// A caller that reads nothing for so long is cut off.
@@ -255,12 +338,10 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 	defer late.Stop()
 	var message *ringsidev1.StreamResponse
 	held, heldBytes := 0, 0 // in message
-	counts := tally{m: s.g.s.metrics, protocol: protocolGRPC}
 	send := func() {
 		if held == 0 {
 			return
 		}
-		counts.flush() // who has the reply finds it counted
 		if s.stream.Send(message) != nil {
 			s.cancel() // the stream is broken, and Recv says so too
 		}
@@ -272,19 +353,8 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 	}
 	together := s.together.Load()
 	for i := range r.places {
-		p := &r.places[i]
-		var reply any
-		err := p.err
-		if err == nil {
-			reply, err = p.op.reply(s.g, &r.batch, p.i)
-		}
-		resp := streamReply(requests[i].GetId(), reply, err)
-		result := streamResult(resp)
-		if result == resultError {
-			failed++
-		}
-		bytes := len(resp.GetGet().GetValue().GetValue())
-		size += bytes
+		resp := r.places[i].resp
+		bytes := valueBytes(resp)
 		if !together || heldBytes+bytes > togetherBytes {
 			send()
 		}
@@ -293,11 +363,9 @@ func (s *requestStream) answer(r *streamRun, requests []*ringsidev1.StreamReques
 		} else {
 			message.Also = append(message.Also, resp)
 		}
-		counts.add(p.name, result)
 		held, heldBytes = held+1, heldBytes+bytes
 	}
 	send()
-	return failed, size
 }
 
 // giveUp ends a stream whose replies are not read.
