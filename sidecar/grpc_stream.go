@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,8 @@ const (
 	// streamBatches bounds the batches that they are in: so many nodes may be
 	// slow before they hold up the others.
 	streamBatches = 16
+	// manyWaiting is how many requests are better carried out as two batches.
+	manyWaiting = 256
 	// togetherBytes is how much of values goes into a message of many replies.
 	// The message of a client is 4 MiB at most unless it says otherwise.
 	togetherBytes = 64 << 10
@@ -154,14 +157,8 @@ func (s *requestStream) queue(requests []*ringsidev1.StreamRequest) bool {
 		return false
 	}
 	s.waiting = append(s.waiting, requests...)
-	switch {
-	case len(s.waiting) > len(requests): // whom the others wait for takes them too
-	case s.idle != nil:
-		close(s.idle)
-		s.idle = nil
-	case s.running < streamBatches:
-		s.running++
-		s.work.Go(s.carry)
+	if len(s.waiting) == len(requests) { // else whom the others wait for takes them too
+		s.another()
 	}
 	return true
 }
@@ -205,14 +202,39 @@ func (s *requestStream) carry() {
 	}
 }
 
-// take makes what waits the next batch. It gives false where nothing does.
+// take makes what waits the next batch. It gives false where nothing does. Of many
+// requests it takes half, and has others carry out the rest: then the caller works
+// on replies while the nodes do on requests.
 func (s *requestStream) take(r *streamRun) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The list that was worked off is the next one's memory.
 	clear(r.requests)
-	r.requests, s.waiting = s.waiting, r.requests[:0]
-	return len(r.requests) > 0
+	r.requests = r.requests[:0]
+	if len(s.waiting) < manyWaiting || !s.another() {
+		// The list that was worked off is the next one's memory.
+		r.requests, s.waiting = s.waiting, r.requests
+		return len(r.requests) > 0
+	}
+	half := len(s.waiting) / 2
+	r.requests = append(r.requests, s.waiting[:half]...)
+	s.waiting = slices.Delete(s.waiting, 0, half)
+	return true
+}
+
+// another has a goroutine that does nothing, or a new one, carry out what waits.
+// s.mu is held.
+func (s *requestStream) another() bool {
+	switch {
+	case s.idle != nil:
+		close(s.idle)
+		s.idle = nil
+	case s.running < streamBatches:
+		s.running++
+		s.work.Go(s.carry)
+	default:
+		return false
+	}
+	return true
 }
 
 // stays waits where nothing is to be done, unless another one does already: then
