@@ -132,7 +132,7 @@ func (b *clientBench) experiments() []Experiment {
 	for _, callers := range []int{1, 8, 64, 256} {
 		all = append(all, b.gets(callers))
 	}
-	for _, callers := range []int{1, 8} {
+	for _, callers := range []int{1, 8, 64} {
 		all = append(all, b.multis(callers))
 	}
 	all = append(all, b.large())

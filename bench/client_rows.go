@@ -49,6 +49,7 @@ func clientRows(name string) []Row {
 		less("p99 latency, 64 goroutines", "get/64", LatencyP99, 1.0/4, 1.0/6),
 		more("GetMulti of 100 keys over 10 nodes, 1 goroutine", "multi/1", Throughput, 2, 4),
 		more("GetMulti of 100 keys over 10 nodes, 8 goroutines", "multi/8", Throughput, 2, 4),
+		more("GetMulti of 100 keys over 10 nodes, 64 goroutines", "multi/64", Throughput, 2, 4),
 		large,
 		own(less("goroutines for each of 100 idle nodes", "idle", GoroutinesPerNode, 3, 2)),
 		own(less("KiB for each of 100 idle nodes, after a burst", "idle", KiBPerNode, 64, 16)),
@@ -93,7 +94,7 @@ func besideRows() []Row {
 	}
 	largeGomemcache := of(passing(nameGomemcache), row("gomemcache's small Gets while 1 MiB values pass: p99, to that without", "large", LatencyP99, true))
 	return []Row{
-		wireMultiRow(1), wireMultiRow(8),
+		wireMultiRow(1), wireMultiRow(8), wireMultiRow(64),
 		row("throughput, 1 goroutine", "get/1", Throughput, false),
 		row("p99 latency, 1 goroutine", "get/1", LatencyP99, true),
 		row("median latency, 64 goroutines", "get/64", LatencyP50, true),
@@ -105,6 +106,7 @@ func besideRows() []Row {
 		largeGomemcache,
 		of(nameWire, row("the wire limit of GetMulti, 1 goroutine", "multi/1", Throughput, false)),
 		of(nameWire, row("the wire limit of GetMulti, 8 goroutines", "multi/8", Throughput, false)),
+		of(nameWire, row("the wire limit of GetMulti, 64 goroutines", "multi/64", Throughput, false)),
 		of(nameWire, row("the wire limit of Get, 64 goroutines", "get/64", Throughput, false)),
 		late("median", LateP50), late("99 %", LateP99), late("99.9 %", LateP999), late("most", LateMax),
 	}

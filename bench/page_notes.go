@@ -19,20 +19,21 @@ be paid for by the lone caller.`
 of the time; eight callers share a write between three. A raw loop that writes ten requests which were made beforehand, and counts the bytes of the
 replies, has {{figure "the wire limit of GetMulti, 1 goroutine"}} times gomemcache's throughput at one caller and {{figure "the wire limit of GetMulti, 8 goroutines"}} at
 eight{{if below "the wire limit of GetMulti, 1 goroutine" 2.0}}, so a floor of 2 is out of reach at one caller on this machine{{end}}. Ringside has {{figure "share of the wire limit, GetMulti, 1 goroutine"}} of that limit at
-one caller and {{figure "share of the wire limit, GetMulti, 8 goroutines"}} at eight.`
+one caller, {{figure "share of the wire limit, GetMulti, 8 goroutines"}} at eight and {{figure "share of the wire limit, GetMulti, 64 goroutines"}} at 64.`
 		cpu = `Most of what is left is in the system calls, see the throughput.`
 	)
 	return map[string]string{
-		"throughput, 64 goroutines":                        many,
-		"throughput, 256 goroutines":                       many,
-		"throughput, 8 goroutines":                         few,
-		"share of the wire limit, 64 goroutines":           many,
-		"share of the wire limit, 256 goroutines":          many,
-		"client CPU per Get, 64 goroutines":                cpu,
-		"p99 latency, 64 goroutines":                       `It is the latency of a closed loop on two cores that are full: the spread is that of the machine.`,
-		"median latency, 1 goroutine":                      `A lone caller's Get is one write and one read on either client; what differs is some hundred nanoseconds of bookkeeping, which the spread of the machine hides.`,
-		"GetMulti of 100 keys over 10 nodes, 1 goroutine":  multi,
-		"GetMulti of 100 keys over 10 nodes, 8 goroutines": multi,
+		"throughput, 64 goroutines":                         many,
+		"throughput, 256 goroutines":                        many,
+		"throughput, 8 goroutines":                          few,
+		"share of the wire limit, 64 goroutines":            many,
+		"share of the wire limit, 256 goroutines":           many,
+		"client CPU per Get, 64 goroutines":                 cpu,
+		"p99 latency, 64 goroutines":                        `It is the latency of a closed loop on two cores that are full: the spread is that of the machine.`,
+		"median latency, 1 goroutine":                       `A lone caller's Get is one write and one read on either client; what differs is some hundred nanoseconds of bookkeeping, which the spread of the machine hides.`,
+		"GetMulti of 100 keys over 10 nodes, 1 goroutine":   multi,
+		"GetMulti of 100 keys over 10 nodes, 8 goroutines":  multi,
+		"GetMulti of 100 keys over 10 nodes, 64 goroutines": multi,
 		"small Gets while 1 MiB values pass: p99, to that without": `Large values have a connection of their own; what is left is the server's one thread, which copies
 a large value before it turns to the next connection, and the two cores, on which client and server copy 1 MiB about
 two thousand times a second. Gomemcache, which has a connection for each request, is at

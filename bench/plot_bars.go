@@ -147,6 +147,7 @@ func throughputPicture(r *Report) []picture {
 		{"get/256", "Get\n256"},
 		{"multi/1", "GetMulti\n1 caller"},
 		{"multi/8", "GetMulti\n8"},
+		{"multi/64", "GetMulti\n64"},
 	} {
 		e := byName[g.experiment]
 		if !figureBar(e.Ratio(nameRingside, nameGomemcache, Throughput)).measured {
