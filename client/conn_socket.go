@@ -19,12 +19,17 @@ type rawSocket struct {
 
 func (w *rawSocket) init(nc net.Conn) {
 	w.Init(nc)
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
-	}
-	if sc, ok := nc.(syscall.Conn); ok {
+	if sc, ok := underneath(nc).(syscall.Conn); ok {
 		w.peek, _ = sc.SyscallConn()
 	}
+}
+
+// underneath is the connection that carries nc where it is one of TLS.
+func underneath(nc net.Conn) net.Conn {
+	if t, ok := nc.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return nc
 }
 
 // write writes what the socket takes at once. Only the writer calls it.

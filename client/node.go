@@ -254,7 +254,9 @@ func (n *node) runDial(s *slot, d *dialing) {
 	} else {
 		s.failed, s.retryAt, s.lastErr = 0, time.Time{}, nil
 		if c != nil {
-			c.lane = s == &n.slots[n.laneSlot()]
+			if s == &n.slots[n.laneSlot()] {
+				c.carryLarge()
+			}
 			s.conn.Store(c)
 		}
 	}
