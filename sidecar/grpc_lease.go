@@ -85,8 +85,7 @@ type leasingConn struct {
 	net.Conn
 	l    *leasingListener
 	addr leasingAddr
-	// raw saves what a net.Conn tells the scheduler: a twelfth of the time of
-	// all kinds of calls.
+	// raw saves what a net.Conn tells the scheduler, see nonblock.
 	raw nonblock.Socket
 	// What only its reader uses: whether it has read anything, and whether
 	// the cork holds.

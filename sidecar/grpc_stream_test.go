@@ -451,3 +451,52 @@ func TestGRPCStreamTogetherFull(t *testing.T) {
 		t.Errorf("%d of %d were answered", answered, messages*each)
 	}
 }
+
+// TestGRPCStreamBehindAPause: whatever came before, the first requests behind a pause
+// go to the nodes in a batch of no more than 64, as their values may be large; and who
+// has the replies finds the requests counted.
+func TestGRPCStreamBehindAPause(t *testing.T) {
+	t.Parallel()
+	s, _ := onMemcached(t, sidecar.Config{GRPC: "on", Admin: "on"})
+	stream, err := cacheOf(t, s).Stream(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := 0
+	gets := func(n int) *ringsidev1.StreamRequest {
+		all := make([]*ringsidev1.StreamRequest, n)
+		for i := range all {
+			all[i] = &ringsidev1.StreamRequest{Id: uint64(i), Request: &ringsidev1.StreamRequest_Get{Get: &ringsidev1.GetRequest{Key: key}}}
+		}
+		all[0].Also = all[1:]
+		return all[0]
+	}
+	ask := func(n int) {
+		t.Helper()
+		if err := stream.Send(gets(n)); err != nil {
+			t.Fatal(err)
+		}
+		for left := n; left > 0; {
+			resp, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			left -= 1 + len(resp.GetAlso())
+		}
+		sent += n
+		if got := s.metric(t, `ringside_requests_total{operation="Get",protocol="grpc",result="miss"}`); got != float64(sent) {
+			t.Errorf("%v requests are counted when %d are answered", got, sent)
+		}
+	}
+	batches := func() float64 { return s.metric(t, `ringside_exchange_seconds_count{protocol="grpc"}`) }
+	for range 3 {
+		for range 6 {
+			ask(1) // after which the next batch may be larger
+		}
+		before := batches()
+		ask(250)
+		if got := batches() - before; got != 3 {
+			t.Errorf("250 requests went out in %v batches, want 3: 64, 128 and the rest", got)
+		}
+	}
+}

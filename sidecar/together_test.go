@@ -1,10 +1,13 @@
 package sidecar
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -116,7 +119,7 @@ func TestCallsOfOneRead(t *testing.T) {
 	}
 	here, there := loopback(t)
 	nc := newLeasingListener(nil, nil).newConn(&limitedConn{Conn: here}, &client.Cork{Longest: time.Hour})
-	if plain := nc.raw.Plain(); plain != (runtime.GOOS != "windows") {
+	if plain := nc.raw.Plain(); plain != (runtime.GOOS == "linux" || runtime.GOOS == "darwin") {
 		t.Errorf("the connection is read as a plain socket: %t", plain)
 	}
 	ctx := corked(peer.NewContext(t.Context(), &peer.Peer{Addr: nc.RemoteAddr()}))
@@ -159,5 +162,43 @@ func TestCallsOfOneRead(t *testing.T) {
 				t.Errorf("Get = %v", err)
 			}
 		})
+	}
+}
+
+// TestWriteMoreThanFits: what the socket does not take at once follows, in order,
+// and the write deadline ends it where nobody reads.
+func TestWriteMoreThanFits(t *testing.T) {
+	here, there := loopback(t)
+	nc := newLeasingListener(nil, nil).newConn(&limitedConn{Conn: here}, nil)
+	all := make([]byte, 32<<20)
+	for i := range all {
+		all[i] = byte(i ^ i>>11)
+	}
+	written := make(chan error, 1)
+	go func() {
+		for rest := all; len(rest) > 0; {
+			n, err := nc.Write(rest[:min(len(rest), 9<<20)])
+			if err == nil && n < min(len(rest), 9<<20) {
+				err = fmt.Errorf("%d bytes were written, and no error", n)
+			}
+			if err != nil {
+				written <- err
+				return
+			}
+			rest = rest[n:]
+		}
+		written <- nil
+	}()
+	time.Sleep(20 * time.Millisecond) // so that it is full
+	got := make([]byte, len(all))
+	if _, err := io.ReadFull(there, got); err != nil || !bytes.Equal(got, all) {
+		t.Errorf("other bytes than were written, %v", err)
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	nc.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := nc.Write(all); n == 0 || n >= len(all) || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write = %d, %v where nobody reads, want a part and that the deadline was exceeded", n, err)
 	}
 }
