@@ -67,9 +67,8 @@ type Config struct {
 	// 1 MiB of a long get) and the replies of one exchange, which is at most
 	// 256 keys and at most 256 MiB by MaxValueBytes; idle it holds 16 KiB. One
 	// of gRPC has at most 1,024 calls open, each with a message of
-	// MaxValueBytes (2.6 MB where that is less, and some 50 times that in memory
-	// where it is one of a Stream that is full of empty requests) or with the
-	// replies of a GetMulti; those under way are bounded by MaxRequests, and the
+	// MaxValueBytes (2.6 MB where that is less) or with the replies of a
+	// GetMulti; those under way are bounded by MaxRequests, and the
 	// leases that wait by as many.
 	MaxConns int
 	// CollapseGets has concurrent gets of one key, of connections of the

@@ -61,6 +61,7 @@ func (s *Sidecar) newGRPC() *grpc.Server {
 	cache := &cacheServer{s: s, life: life, nonce: newNonce()}
 	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(max(s.cfg.MaxValueBytes, maxMultiKeys*(memcached.MaxKey+4)) + grpcOverhead),
+		grpc.ForceServerCodecV2(newBoundedCodec()),
 		// A GetMulti's answer has many values.
 		grpc.MaxSendMsgSize(1 << 30),
 		grpc.MaxConcurrentStreams(maxCalls),

@@ -46,8 +46,8 @@ func (c *chunkLimit) saw(keys, size int) {
 }
 
 func (g *cacheServer) GetMulti(ctx context.Context, req *ringsidev1.GetMultiRequest) (*ringsidev1.GetMultiResponse, error) {
-	if n := len(req.GetKeys()); n > maxMultiKeys {
-		return nil, statusOf(argument("%d keys, at most %d are allowed", n, maxMultiKeys))
+	if len(req.GetKeys()) > maxMultiKeys {
+		return nil, statusOf(argument("keys: more than %d", maxMultiKeys))
 	}
 	keys := make([]string, 0, len(req.GetKeys()))
 	seen := make(map[string]bool, len(req.GetKeys()))

@@ -112,7 +112,7 @@ func (s *requestStream) read() error {
 		}
 		also := req.GetAlso()
 		if len(also) >= streamRequests {
-			return status.Errorf(codes.InvalidArgument, "also: %d requests, at most %d go with one", len(also), streamRequests-1)
+			return status.Errorf(codes.InvalidArgument, "also: more than %d requests", streamRequests-1)
 		}
 		if len(also) > 0 {
 			s.together.Store(true)

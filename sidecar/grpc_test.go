@@ -174,8 +174,8 @@ func TestGRPCGetMulti(t *testing.T) {
 		req.Keys = append(req.Keys, []byte(key))
 	}
 	_, err := c.GetMulti(ctx, req)
-	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "10001 keys") {
-		t.Errorf("GetMulti of 10,001 keys = %v, want InvalidArgument that tells the number", err)
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "keys: more than 10000") {
+		t.Errorf("GetMulti of 10,001 keys = %v, want InvalidArgument that tells the limit", err)
 	}
 }
 

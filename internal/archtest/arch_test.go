@@ -71,7 +71,7 @@ var rows = map[string]row{
 			"client", "client/memnode", "stampede", "ring", "proto/memcached", "proto/ringside/v1",
 			"internal/nonblock",
 		},
-		others: []string{grpc, otel, prometheus, yaml},
+		others: []string{grpc, otel, prometheus, protobuf, yaml},
 	},
 	"bench": {
 		own: []string{
@@ -99,7 +99,7 @@ var rows = map[string]row{
 // onlyFiles names the files that may import a module, where a row is too wide a permission.
 var onlyFiles = map[string]map[string][]string{
 	"client":  {gomemcache: {"legacy.go", "legacy_epoch.go", "selector.go"}},
-	"sidecar": {otel: {"trace.go"}},
+	"sidecar": {otel: {"trace.go"}, protobuf: {"grpc_codec.go"}},
 }
 
 // floor1 packages do not know each other, directly or through anything.
