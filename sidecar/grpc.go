@@ -59,6 +59,7 @@ func (s *Sidecar) newGRPC() *grpc.Server {
 	var life context.Context
 	life, s.endStreams = context.WithCancel(context.Background())
 	cache := &cacheServer{s: s, life: life, nonce: newNonce()}
+	s.cache = cache
 	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(max(s.cfg.MaxValueBytes, maxMultiKeys*(memcached.MaxKey+4)) + grpcOverhead),
 		grpc.ForceServerCodecV2(newBoundedCodec()),
@@ -128,6 +129,9 @@ func (g *cacheServer) measure(ctx context.Context, req any, info *grpc.UnaryServ
 	g.s.metrics.request(protocolGRPC, operation, resultOf(resp, err))
 	return resp, err
 }
+
+// idle tells whether nothing is asked for at the moment.
+func (g *cacheServer) idle() bool { return g.underWay.Load() == 0 && g.waiting.Load() == 0 }
 
 // endsLease tells whether a request is what others wait for: it is let through
 // whatever is under way, and counted.

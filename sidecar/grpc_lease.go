@@ -42,7 +42,7 @@ func (l *leasingListener) Accept() (net.Conn, error) {
 }
 
 func (l *leasingListener) newConn(nc net.Conn, cork *client.Cork) *leasingConn {
-	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder), new(atomic.Int64), cork}}
+	c := &leasingConn{Conn: nc, l: l, addr: leasingAddr{nc.RemoteAddr(), new(stampede.Holder), new(atomic.Int64), cork, new(atomic.Bool)}}
 	c.raw.Init(nc)
 	l.mu.Lock()
 	l.silent[c], l.open[c] = struct{}{}, struct{}{}
@@ -72,6 +72,21 @@ func (l *leasingListener) endAll() {
 	defer l.mu.Unlock()
 	for c := range l.open {
 		c.Conn.Close()
+	}
+}
+
+// endStuck closes the connections with a Stream that was given up: its status is
+// behind replies that nobody reads, and GracefulStop would wait for it.
+func (l *leasingListener) endStuck() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		if c.addr.stuck.Load() {
+			c.Conn.Close()
+		}
 	}
 }
 
@@ -145,6 +160,8 @@ type leasingAddr struct {
 	waiting *atomic.Int64
 	// cork holds the requests of the calls that are read together.
 	cork *client.Cork
+	// stuck is set when a Stream was given up whose replies are not read.
+	stuck *atomic.Bool
 }
 
 // maxWaiting bounds the calls of a connection that wait, so that others of its
@@ -182,6 +199,15 @@ func holderOf(ctx context.Context) *stampede.Holder {
 		}
 	}
 	return nil
+}
+
+// noteStuck notes that a Stream of the caller's connection was given up.
+func noteStuck(ctx context.Context) {
+	if p, ok := peer.FromContext(ctx); ok {
+		if addr, ok := p.Addr.(leasingAddr); ok {
+			addr.stuck.Store(true)
+		}
+	}
 }
 
 // waitingOf gives the count of the caller's connection.

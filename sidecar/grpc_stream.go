@@ -401,6 +401,7 @@ func (s *requestStream) send(r *streamRun) {
 
 // giveUp ends a stream whose replies are not read.
 func (s *requestStream) giveUp() {
+	noteStuck(s.ctx)
 	s.cancel()
 	s.gaveUp.Do(func() { close(s.stuck) })
 }

@@ -45,6 +45,7 @@ type Sidecar struct {
 
 	memcached *memcachedServer
 	grpc      *grpc.Server
+	cache     *cacheServer // what it serves
 	health    *health.Server
 	// endStreams ends the gRPC streams, which may last as long as a client.
 	endStreams context.CancelFunc
@@ -281,13 +282,22 @@ func (s *Sidecar) drain() {
 			s.grpc.GracefulStop()
 			close(stopped)
 		})
-		silence := time.AfterFunc(drainGrace, s.leasing.endSilent)
-		defer silence.Stop()
-		select {
-		case <-stopped:
-		case <-ctx.Done():
-			s.leasing.endAll()
-			s.grpc.Stop()
+		look := time.NewTicker(drainGrace)
+		defer look.Stop()
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-look.C:
+				s.leasing.endSilent()
+				if s.cache.idle() {
+					s.leasing.endStuck()
+				}
+			case <-ctx.Done():
+				s.leasing.endAll()
+				s.grpc.Stop()
+				return
+			}
 		}
 	})
 	draining.Wait()

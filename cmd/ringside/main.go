@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -48,8 +49,12 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
+// sameSignal is how soon after the first a second signal means the same.
+const sameSignal = 100 * time.Millisecond
+
 // untilSignal gives a context that ends with the first SIGTERM or SIGINT. The
-// second one ends the process, whatever it is waiting for.
+// second one ends the process, whatever it is waiting for; unless it comes at once,
+// as from timeout(1) and others that send the first to the process and to its group.
 func untilSignal(stderr io.Writer) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -57,13 +62,18 @@ func untilSignal(stderr io.Writer) (ctx context.Context, stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer cancel()
-		for range 2 {
+		var first time.Time
+		for {
 			select {
 			case <-signals:
 				if ctx.Err() != nil {
+					if time.Since(first) < sameSignal {
+						continue
+					}
 					fmt.Fprintln(stderr, "ringside: a second signal: not waiting any longer")
 					os.Exit(exitFailed)
 				}
+				first = time.Now()
 				cancel()
 			case <-done:
 				return

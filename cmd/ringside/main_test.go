@@ -182,8 +182,8 @@ func terminate(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// TestSecondSignal: the first signal waits for a request that is under way, the
-// second one does not.
+// TestSecondSignal: the first signal waits for a request that is under way, also
+// where it comes twice at once; a second one does not.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	node, err := memnode.Start(memnode.Config{})
@@ -220,7 +220,9 @@ func TestSecondSignal(t *testing.T) {
 	defer nc.Close()
 	io.WriteString(nc, "get slow\r\n")
 	<-stall.Hit()
+	// As one: timeout(1) sends it to the process and then to its group.
 	cmd.Process.Signal(syscall.SIGTERM)
+	cmd.Process.Signal(os.Interrupt)
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		other, err := net.Dial("tcp", addr)
 		if err != nil {

@@ -26,13 +26,16 @@
 //                       connection to it broke.
 //   DEADLINE_EXCEEDED   no answer in time; whether it was done is not known.
 //   RESOURCE_EXHAUSTED  too much in flight, here or to the node. Nothing was
-//                       sent.
+//                       sent. Without an ErrorDetail it is the message that
+//                       is larger than gRPC takes, some 2.5 MiB or a value
+//                       and 64 KiB, which is no better the next time; or a
+//                       Stream that ends because its replies are not read.
 //   CANCELLED           the caller left.
 //   INTERNAL            the node answered with an error or out of step.
 //   UNIMPLEMENTED       the node is too old for it.
-// Each such status has an ErrorDetail that names the node and says whether
-// it is safe to try again, whatever the method: nothing was sent. "Safe to
-// retry" at a method means that it may be done twice.
+// A status of a request has an ErrorDetail that names the node, where one was
+// asked, and says whether it is safe to try again, whatever the method: nothing
+// was sent. "Safe to retry" at a method means that it may be done twice.
 
 package ringsidev1
 
@@ -661,8 +664,8 @@ func (x *Failure) GetNode() string {
 	return ""
 }
 
-// ErrorDetail is in the details of every status that is not OK and has to do
-// with a node.
+// ErrorDetail is in the details of the statuses that are not OK, unless it is
+// gRPC itself that refuses a message.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the node that was asked, empty where none was.
@@ -1779,9 +1782,9 @@ type StreamRequest struct {
 	// More requests in the same message, each with its id, as if each had come
 	// in a message of its own: a message costs more than a get. A stream that
 	// has used it gets replies together too. At most 1,023, and 2 MiB with all
-	// keys and values: a larger message ends the stream with RESOURCE_EXHAUSTED,
-	// and what was under way may have been done or not. Those in it have none
-	// themselves.
+	// keys and values: more ends the stream with INVALID_ARGUMENT, a larger
+	// message with RESOURCE_EXHAUSTED, and what was under way may have been done
+	// or not. Those in it have none themselves.
 	Also          []*StreamRequest `protobuf:"bytes,14,rep,name=also,proto3" json:"also,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

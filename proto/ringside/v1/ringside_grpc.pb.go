@@ -26,13 +26,16 @@
 //                       connection to it broke.
 //   DEADLINE_EXCEEDED   no answer in time; whether it was done is not known.
 //   RESOURCE_EXHAUSTED  too much in flight, here or to the node. Nothing was
-//                       sent.
+//                       sent. Without an ErrorDetail it is the message that
+//                       is larger than gRPC takes, some 2.5 MiB or a value
+//                       and 64 KiB, which is no better the next time; or a
+//                       Stream that ends because its replies are not read.
 //   CANCELLED           the caller left.
 //   INTERNAL            the node answered with an error or out of step.
 //   UNIMPLEMENTED       the node is too old for it.
-// Each such status has an ErrorDetail that names the node and says whether
-// it is safe to try again, whatever the method: nothing was sent. "Safe to
-// retry" at a method means that it may be done twice.
+// A status of a request has an ErrorDetail that names the node, where one was
+// asked, and says whether it is safe to try again, whatever the method: nothing
+// was sent. "Safe to retry" at a method means that it may be done twice.
 
 package ringsidev1
 
