@@ -243,10 +243,14 @@ func (c Config) Validate() error {
 			problems = append(problems, err)
 		}
 	}
+	listeners := map[string]string{} // the field of an address
 	for _, l := range []struct{ field, addr string }{{"Memcached", c.Memcached}, {"GRPC", c.GRPC}, {"Admin", c.Admin}} {
 		if err := c.checkListen(l.field, l.addr); err != nil {
 			problems = append(problems, err)
+		} else if other := listeners[l.addr]; other != "" && !strings.HasSuffix(l.addr, ":0") && l.addr != Off {
+			bad("%s is %q, which is the address of the %s listener", l.field, l.addr, strings.ToLower(other))
 		}
+		listeners[l.addr] = l.field
 	}
 	if mode := c.socketMode(); mode > 0o777 || mode&0o600 != 0o600 {
 		bad("SocketMode is %q, it must be octal, at most 0777, and let the owner read and write, as 0600 and 0660 do", c.SocketMode)
@@ -317,8 +321,12 @@ func (c Config) checkListen(field, addr string) error {
 		}
 		return nil
 	}
-	if _, _, err := net.SplitHostPort(addr); err != nil {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
 		return fmt.Errorf("%s: %q is neither host:port nor unix:/path", field, addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("%s: %q has no port between 0 and 65535", field, addr)
 	}
 	if isLocal(addr) {
 		return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -105,6 +106,16 @@ func (f *settingFlags) read() (*sidecar.Settings, []byte, error) {
 	return &s, nil, nil
 }
 
+// readable looks at the files that the settings name.
+func readable(s *sidecar.Settings) error {
+	err := s.TLS.Check()
+	if s.Embedded == 0 {
+		_, credentials := s.Nodes()
+		err = errors.Join(err, credentials)
+	}
+	return err
+}
+
 // newCheck is the command that validates a config file.
 func newCheck() *cobra.Command {
 	var show bool
@@ -121,8 +132,13 @@ func newCheck() *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return errSilent
 			}
-			if err := s.TLS.Check(); err != nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: listen.tls: %v\n", args[0], err)
+			if err := readable(s); err != nil {
+				for _, p := range s.Problems(err) {
+					if p.Setting != nil {
+						p.Text = p.Setting.Path + p.Text
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], p.Text)
+				}
 				return errSilent
 			}
 			if show {
