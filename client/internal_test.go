@@ -17,6 +17,22 @@ import (
 	"github.com/ringside-cache/ringside/stampede"
 )
 
+// onNode gives a client of one node.
+func onNode(t *testing.T) *Client {
+	t.Helper()
+	node, err := memnode.Start(memnode.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { node.Close() })
+	c, err := New(Config{Servers: []string{node.Addr()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 func TestHasMeta(t *testing.T) {
 	for version, want := range map[string]bool{
 		"1.6.18": true, "1.6.10": true, "1.6.9": false, "1.6.0": false, "1.6": false, "1.5.22": false, "1.4.39": false, "2.0.0": true,
@@ -31,16 +47,7 @@ func TestHasMeta(t *testing.T) {
 // TestBrokenWhileHandedOver: a connection that is broken by another goroutine
 // while its reader gives the role away is torn down all the same.
 func TestBrokenWhileHandedOver(t *testing.T) {
-	node, err := memnode.Start(memnode.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
-	c, err := New(Config{Servers: []string{node.Addr()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := onNode(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var load sync.WaitGroup
 	load.Go(func() {
@@ -134,16 +141,7 @@ func TestOpaque(t *testing.T) {
 // goes back also while the node takes no more, or nobody would refill until
 // another took it over.
 func TestLeaseGoesBackUnderOverload(t *testing.T) {
-	node, err := memnode.Start(memnode.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
-	c, err := New(Config{Servers: []string{node.Addr()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := onNode(t)
 	ctx := t.Context()
 	if err := c.Set(ctx, &Item{Key: "a", Value: []byte("v"), Flags: 1}); err != nil {
 		t.Fatal(err)
@@ -518,50 +516,4 @@ func memnodes(t *testing.T, n int) (addrs []string) {
 		addrs = append(addrs, s.Addr())
 	}
 	return addrs
-}
-
-// TestLaneSendBuffer: the socket of a lane does not take a large value whole, and
-// grow for it; the others are as the kernel makes them.
-func TestLaneSendBuffer(t *testing.T) {
-	node, err := memnode.Start(memnode.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
-	c, err := New(Config{Servers: []string{node.Addr()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	n := c.fleet.Load().nodes[0]
-	sendBuffer := func(slot int) int {
-		nc := n.slots[slot].conn.Load()
-		if nc == nil {
-			t.Fatalf("slot %d has no connection", slot)
-		}
-		size := 0
-		raw, err := nc.nc.(syscall.Conn).SyscallConn()
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { size, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF) })
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return size
-	}
-	if err := c.Set(t.Context(), &Item{Key: "small", Value: make([]byte, 10)}); err != nil {
-		t.Fatal(err)
-	}
-	before := sendBuffer(0)
-	for range 20 {
-		if err := c.Set(t.Context(), &Item{Key: "large", Value: make([]byte, 1<<20-100)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := sendBuffer(n.laneSlot()); got == 0 || got > 2*laneSendBuffer { // Linux doubles it, for its own part
-		t.Errorf("the lane's socket takes %d bytes, want %d at most", got, 2*laneSendBuffer)
-	}
-	if got := sendBuffer(0); got != before {
-		t.Errorf("the other connection's socket takes %d bytes, want %d as before", got, before)
-	}
 }
