@@ -67,9 +67,10 @@ type Config struct {
 	// 1 MiB of a long get) and the replies of one exchange, which is at most
 	// 256 keys and at most 256 MiB by MaxValueBytes; idle it holds 16 KiB. One
 	// of gRPC has at most 1,024 calls open, each with a message of
-	// MaxValueBytes (2.6 MB where that is less) or with the replies of a
-	// GetMulti; those under way are bounded by MaxRequests, and the
-	// leases that wait by as many.
+	// MaxValueBytes (2.6 MB where that is less), with the replies of a GetMulti,
+	// or with the values of the 1,024 requests that a Stream may have under way;
+	// requests under way are bounded by MaxRequests, and the leases that wait by
+	// as many. Replies that are not read are held for WriteTimeout.
 	MaxConns int
 	// CollapseGets has concurrent gets of one key, of connections of the
 	// memcached listener that ask for nothing else at the moment, share one

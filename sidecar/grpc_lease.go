@@ -52,39 +52,29 @@ func (l *leasingListener) newConn(nc net.Conn, cork *client.Cork) *leasingConn {
 
 // endSilent closes the connections that have sent nothing.
 func (l *leasingListener) endSilent() {
-	if l == nil {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.silent {
-		c.Conn.Close() // its reader does the rest
-	}
-}
-
-// endAll closes every connection. Stop and GracefulStop wait for a handshake
-// that does not go on, without closing anything.
-func (l *leasingListener) endAll() {
-	if l == nil {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.open {
-		c.Conn.Close()
-	}
+	l.end(func(c *leasingConn) bool { _, silent := l.silent[c]; return silent })
 }
 
 // endStuck closes the connections with a Stream that was given up: its status is
 // behind replies that nobody reads, and GracefulStop would wait for it.
 func (l *leasingListener) endStuck() {
+	l.end(func(c *leasingConn) bool { return c.addr.stuck.Load() })
+}
+
+// endAll closes every connection. Stop and GracefulStop wait for a handshake
+// that does not go on, without closing anything.
+func (l *leasingListener) endAll() { l.end(func(*leasingConn) bool { return true }) }
+
+// end closes those of the open connections; their readers do the rest. Without a
+// listener there are none.
+func (l *leasingListener) end(those func(*leasingConn) bool) {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for c := range l.open {
-		if c.addr.stuck.Load() {
+		if those(c) {
 			c.Conn.Close()
 		}
 	}

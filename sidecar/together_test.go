@@ -176,6 +176,7 @@ func TestWriteMoreThanFits(t *testing.T) {
 	}
 	written := make(chan error, 1)
 	go func() {
+		// Each is more than the socket takes at once.
 		for rest := all; len(rest) > 0; {
 			n, err := nc.Write(rest[:min(len(rest), 9<<20)])
 			if err == nil && n < min(len(rest), 9<<20) {
@@ -189,7 +190,6 @@ func TestWriteMoreThanFits(t *testing.T) {
 		}
 		written <- nil
 	}()
-	time.Sleep(20 * time.Millisecond) // so that it is full
 	got := make([]byte, len(all))
 	if _, err := io.ReadFull(there, got); err != nil || !bytes.Equal(got, all) {
 		t.Errorf("other bytes than were written, %v", err)
