@@ -106,7 +106,7 @@ type call struct {
 	wake chan struct{}
 	next *call
 	// start is when the call was queued, on the client's clock; size is its
-	// bytes on the wire, and end the connection's byte count behind it.
+	// bytes on the wire, and end the connection's count of requests behind it.
 	start time.Duration
 	size  int64
 	end   uint64

@@ -47,25 +47,27 @@ type conn struct {
 	first   *call // calls that the reader has not taken yet, in wire order
 	last    *call
 	opaque  opaque // of the last request
-	queued  uint64 // bytes appended in all
-	offered uint64 // bytes that the socket was offered and may have taken
+	queued  uint64 // requests appended in all
+	offered uint64 // requests that the socket was offered and may have taken
 	pace
 
 	// What follows belongs to the holder of the reader's role.
-	head     *call // calls that the reader has taken, in wire order
-	at       int32 // the op of head that the next reply is for
-	held     *call // calls before head whose last replies wait for a proof
-	heldLast *call
-	doubt    bool // an error line was taken, and no proof since
-	rbuf     []byte
-	r, w     int // rbuf[r:w] is unread
-	rep      memcached.Reply
-	big      []byte // a large value on its way, with its line's end
-	bigAt    int
-	deadline time.Duration // the read deadline that is set, on the client's clock
-	lastRead time.Duration
-	trust    int // how much looking before a sleep is believed to help; see read
-	slept    int // reads since it was last believed
+	head        *call // calls that the reader has taken, in wire order
+	at          int32 // the op of head that the next reply is for
+	held        *call // calls before head whose last replies wait for a proof
+	heldLast    *call
+	settled     *call // calls whose replies are in, to be told so; empty outside of deliver
+	settledLast *call
+	doubt       bool // an error line was taken, and no proof since
+	rbuf        []byte
+	r, w        int // rbuf[r:w] is unread
+	rep         memcached.Reply
+	big         []byte // a large value on its way, with its line's end
+	bigAt       int
+	deadline    time.Duration // the read deadline that is set, on the client's clock
+	lastRead    time.Duration
+	trust       int // how much looking before a sleep is believed to help; see read
+	slept       int // reads since it was last believed
 }
 
 const (
@@ -95,7 +97,8 @@ func newConn(n *node, nc net.Conn, generation uint64) *conn {
 	c := &conn{node: n, nc: nc, generation: generation, deadline: -1, trust: maxTrust}
 	c.raw.init(nc)
 	c.opaque = newOpaque()
-	c.quickest.Store(int64(near))
+	c.quick = int64(near)
+	c.quickest.Store(c.quick)
 	c.lastRead = n.client.clock()
 	return c
 }
@@ -131,7 +134,7 @@ func (c *conn) submit(ca *call) (writer bool, err error) {
 	ca.conn, ca.generation = c, c.generation
 	ca.start = now
 	ca.size = int64(len(c.wbuf) - before)
-	c.queued += uint64(ca.size)
+	c.queued += uint64(len(ca.ops))
 	ca.end = c.queued
 	if c.last == nil {
 		c.first = ca
@@ -266,7 +269,7 @@ func (c *conn) tearDown(err error) {
 			next := ca.next
 			ca.next = nil
 			c.node.settled(ca)
-			if ca.end-uint64(ca.size) >= offered {
+			if ca.end-uint64(len(ca.ops)) >= offered {
 				ca.fail(fmt.Errorf("%w: %w", errUnsent, err))
 			} else {
 				ca.fail(err)

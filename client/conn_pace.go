@@ -10,33 +10,53 @@ import (
 // ones. While the reader is awake and looks for replies, what comes when two
 // writes are under way is held: the node takes requests in order, and would not
 // get to it before it has answered the first of them. Then the reader writes it,
-// or before it sleeps. On a long way, where it would cost up to half the time
-// there and back, nothing is held.
+// or before it sleeps, or sooner where the node has fewer left to answer than
+// wait here and might run dry. On a long way, where it would cost up to half the
+// time there and back, nothing is held.
 type pace struct {
 	prior  uint64 // offered before the last write
 	awake  bool   // the reader is, and writes what is held before it sleeps
 	urgent bool   // a request of the connection's own is among those to be written
 
 	// What follows is written by the reader.
-	answered atomic.Uint64 // the end of the last call that was answered
+	answered atomic.Uint64 // requests answered, up to the end of a call
 	quickest atomic.Int64  // about the shortest time of late that a call took, in ns
 	wakeful  bool          // awake, as the reader knows
+	end      uint64        // answered and quickest, as the reader knows
+	quick    int64
 }
 
 // near is how quick a node has to be for requests to be held. One on the same
 // host is at 30 to 100 us when both are busy.
 const near = 200 * time.Microsecond
 
+// worthwhile is how many requests have to wait to be written before a second
+// write is answered. With 64 callers 8 to 24 had 1.02 to 1.04 times the
+// throughput of none, with 8 callers it made no difference.
+const worthwhile = 16
+
 // noteAnswer notes that the last reply to a call has come.
 func (c *conn) noteAnswer(ca *call) {
-	c.answered.Store(ca.end)
-	quickest := c.quickest.Load()
-	c.quickest.Store(min(quickest+quickest/256+1, int64(c.lastRead-ca.start)))
+	c.end = ca.end
+	c.quick = min(c.quick+c.quick/256+1, int64(c.lastRead-ca.start))
+}
+
+// publish has the writers know of the answers that were noted.
+func (c *conn) publish() {
+	if c.end != c.answered.Load() {
+		c.answered.Store(c.end)
+		c.quickest.Store(c.quick)
+	}
 }
 
 // holds tells whether what is to be written waits for the reader. c.mu is held.
 func (c *conn) holds() bool {
-	return c.awake && !c.urgent && c.answered.Load() < c.prior && c.quickest.Load() < int64(near)
+	answered := c.answered.Load()
+	if !c.awake || c.urgent || answered >= c.prior || c.quickest.Load() >= int64(near) {
+		return false
+	}
+	waiting := c.queued - c.offered
+	return waiting < worthwhile || waiting <= c.offered-answered
 }
 
 // flush writes what was held, if it is no longer. The caller has the reader's

@@ -231,9 +231,16 @@ func (c *conn) next() *call {
 	return c.head
 }
 
-// deliver hands out every complete reply in the buffer. The lists are cut
-// before a call is finished, since after that it may be in use again.
+// deliver hands out every complete reply in the buffer.
 func (c *conn) deliver() error {
+	err := c.takeReplies()
+	c.finish()
+	return err
+}
+
+// takeReplies reads every complete reply in the buffer into its op. The lists
+// are cut before a call is finished, since after that it may be in use again.
+func (c *conn) takeReplies() error {
 	for {
 		if c.big != nil && c.bigAt < len(c.big) {
 			return nil

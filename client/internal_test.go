@@ -349,14 +349,38 @@ func TestHeldRequests(t *testing.T) {
 	}
 }
 
+// TestHoldsNotTooMuch: the node is not left to run dry while much waits.
+func TestHoldsNotTooMuch(t *testing.T) {
+	for _, tt := range []struct {
+		answered, prior, offered, waiting uint64
+		want                              bool
+	}{
+		{answered: 9, prior: 10, offered: 12, waiting: 1, want: true},
+		{answered: 9, prior: 10, offered: 12, waiting: worthwhile - 1, want: true},
+		{answered: 9, prior: 10, offered: 12, waiting: worthwhile, want: false},
+		{answered: 9, prior: 10, offered: 9 + worthwhile, waiting: worthwhile, want: true},
+		{answered: 9, prior: 10, offered: 9 + worthwhile, waiting: worthwhile + 1, want: false},
+		{answered: 9, prior: 10, offered: 90, waiting: 81, want: true},
+		{answered: 9, prior: 10, offered: 90, waiting: 82, want: false},
+		{answered: 10, prior: 10, offered: 90, waiting: 1, want: false},
+	} {
+		c := &conn{offered: tt.offered, queued: tt.offered + tt.waiting, pace: pace{prior: tt.prior, awake: true}}
+		c.answered.Store(tt.answered)
+		if got := c.holds(); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+}
+
 // TestQuickest: the shortest time is kept, and forgotten after some hundred
 // calls that took longer.
 func TestQuickest(t *testing.T) {
 	c := &conn{}
-	c.quickest.Store(int64(near))
+	c.quick = int64(near)
 	note := func(took time.Duration) time.Duration {
 		c.lastRead = time.Second
-		c.noteAnswer(&call{start: time.Second - took})
+		c.noteAnswer(&call{start: time.Second - took, end: c.end + 1})
+		c.publish()
 		return time.Duration(c.quickest.Load())
 	}
 	for _, took := range []time.Duration{50 * time.Microsecond, 40 * time.Microsecond} {

@@ -222,6 +222,14 @@ func (g *ghosts) rest(ca *call) {
 	ca.ghost = false
 }
 
+// leaveLane takes the call off what is under way in the lane.
+func (c *call) leaveLane() {
+	if c.lane != nil {
+		c.lane.ops.Add(-int64(len(c.ops)))
+		c.lane = nil
+	}
+}
+
 // together has the ops of a batch that have a key in common go over one
 // connection. Where they do not agree, it is that of the first one that is bound
 // to its connection, and else not the lane.

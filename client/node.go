@@ -116,10 +116,7 @@ func (n *node) admit(ca *call) error {
 
 // settled takes a call off what is in flight.
 func (n *node) settled(ca *call) {
-	if ca.lane != nil {
-		ca.lane.ops.Add(-int64(len(ca.ops)))
-		ca.lane = nil
-	}
+	ca.leaveLane()
 	n.inFlight.Add(-int64(len(ca.ops)))
 	n.bytesInFlight.Add(-ca.cost)
 }

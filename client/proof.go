@@ -76,15 +76,44 @@ func (c *conn) submitOwn(own *call) error {
 	return err
 }
 
-// settle tells a call's caller that every reply is in.
+// settle notes that a call has its replies, for finish.
 func (c *conn) settle(ca *call) {
-	c.node.settled(ca)
-	c.node.answered()
-	if !ca.own {
-		c.node.took(c.lastRead-ca.start, len(ca.ops))
+	if c.settled == nil {
+		c.settled = ca
+	} else {
+		c.settledLast.next = ca
 	}
-	ca.delivered.Store(int32(len(ca.ops)))
-	if ca.finish() {
-		c.giveUpLeases(ca)
+	c.settledLast = ca
+}
+
+// finish tells the callers of the calls that were settled. All are counted
+// before, at once: to count each would be a good part of what a reply costs.
+func (c *conn) finish() {
+	c.publish()
+	if c.settled == nil {
+		return
 	}
+	n := c.node
+	var ops, cost int64
+	took := times{node: &n.nodeCounters}
+	for ca := c.settled; ca != nil; ca = ca.next {
+		ops, cost = ops+int64(len(ca.ops)), cost+ca.cost
+		ca.leaveLane()
+		if !ca.own {
+			took.add(c.lastRead-ca.start, len(ca.ops))
+		}
+	}
+	took.count()
+	n.inFlight.Add(-ops)
+	n.bytesInFlight.Add(-cost)
+	n.answered()
+	for c.settled != nil {
+		ca := c.settled
+		c.settled, ca.next = ca.next, nil
+		ca.delivered.Store(int32(len(ca.ops)))
+		if ca.finish() {
+			c.giveUpLeases(ca)
+		}
+	}
+	c.settledLast = nil
 }

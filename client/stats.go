@@ -28,12 +28,39 @@ var LatencyBuckets = [...]time.Duration{
 
 // took counts operations that were answered d after they were queued.
 func (n *nodeCounters) took(d time.Duration, ops int) {
+	t := times{node: n}
+	t.add(d, ops)
+	t.count()
+}
+
+// times are latencies of operations that were answered together. Most are in
+// one bucket, which is counted once.
+type times struct {
+	node   *nodeCounters
+	bucket int
+	ops    uint64
+	sum    time.Duration
+}
+
+func (t *times) add(d time.Duration, ops int) {
 	i := 0
 	for i < len(LatencyBuckets) && d > LatencyBuckets[i] {
 		i++
 	}
-	n.latency[i].Add(uint64(ops))
-	n.latencySum.Add(int64(d) * int64(ops))
+	if i != t.bucket {
+		t.count()
+		t.bucket = i
+	}
+	t.ops += uint64(ops)
+	t.sum += d * time.Duration(ops)
+}
+
+func (t *times) count() {
+	if t.ops > 0 {
+		t.node.latency[t.bucket].Add(t.ops)
+		t.node.latencySum.Add(int64(t.sum))
+	}
+	t.ops, t.sum = 0, 0
 }
 
 // Stats is a picture of a client at one moment.
