@@ -121,6 +121,8 @@ type call struct {
 	cork       *Cork // that may hold it
 	ghost      bool  // counted in node.ghosts
 	own        bool  // the connection's own; see submitOwn
+	blind      bool  // parked without a look at the caller's context
+	watched    bool  // its caller looks at its context whenever it parks
 	one        [1]op
 }
 
@@ -160,7 +162,8 @@ func (c *call) release() {
 	}
 	c.delivered.Store(0)
 	c.state.Store(callPending)
-	c.next, c.node, c.conn, c.lane, c.cork, c.own = nil, nil, nil, nil, nil, false
+	c.next, c.node, c.conn, c.lane, c.cork = nil, nil, nil, nil, nil
+	c.own, c.blind, c.watched = false, false, false
 	callPool.Put(c)
 }
 

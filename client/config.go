@@ -134,9 +134,7 @@ func (c Config) withDefaults() Config {
 // Validate reports every problem of the config at once. It looks nothing up.
 func (c Config) Validate() error {
 	static, sources, err := c.splitSources()
-	if err != nil {
-		err = fmt.Errorf("Servers: %w", err)
-	}
+	err = ofServers(err)
 	if len(static) > 0 || len(sources) == 0 {
 		_, ringErr := c.ring(static)
 		err = errors.Join(err, ringErr)
@@ -153,9 +151,24 @@ func (c Config) ring(servers []string) (*ring.Ring, error) {
 	}
 	nodes, err := ring.ParseNodes(servers)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("Servers: %w", err), c.Dialect.Validate())
+		return nil, errors.Join(ofServers(err), c.Dialect.Validate())
 	}
 	return ring.New(nodes, c.Dialect)
+}
+
+// ofServers says of each of joined errors which field it is about.
+func ofServers(err error) error {
+	if err == nil {
+		return nil
+	}
+	list := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // itself and not what it wraps
+		list = joined.Unwrap()
+	}
+	for i := range list {
+		list[i] = fmt.Errorf("Servers: %w", list[i])
+	}
+	return errors.Join(list...)
 }
 
 func (c Config) validateFields() error {

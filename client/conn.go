@@ -42,6 +42,7 @@ type conn struct {
 	err     error // why the connection is broken; set once
 	writing bool
 	reading bool
+	ticking bool // the reader looks once in a readTick who has waited for long; see wakeBlind
 	wbuf    []byte
 	spare   []byte
 	first   *call // calls that the reader has not taken yet, in wire order
@@ -66,8 +67,9 @@ type conn struct {
 	bigAt       int
 	deadline    time.Duration // the read deadline that is set, on the client's clock
 	lastRead    time.Duration
-	trust       int // how much looking before a sleep is believed to help; see read
-	slept       int // reads since it was last believed
+	swept       time.Duration // when wakeBlind was called last
+	trust       int           // how much looking before a sleep is believed to help; see read
+	slept       int           // reads since it was last believed
 }
 
 const (

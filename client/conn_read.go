@@ -24,19 +24,22 @@ func (c *conn) wait(ctx context.Context, ca *call) bool {
 		}
 		c.mu.Lock()
 		if !c.reading {
-			c.reading = true
+			c.reading, c.ticking = true, true
 			c.mu.Unlock()
 			if !c.lead(ctx, ca) {
 				return false
 			}
 			continue
 		}
+		done := ctx.Done()
+		ca.blind = done != nil && c.ticking && !ca.watched
 		if !ca.state.CompareAndSwap(callPending, callParked) {
 			c.mu.Unlock()
 			continue // done in the meantime
 		}
+		watch := done != nil && !ca.blind
 		c.mu.Unlock()
-		if done := ctx.Done(); done != nil {
+		if watch {
 			select {
 			case <-ca.wake:
 			case <-done:
@@ -74,7 +77,7 @@ func (c *conn) drainIfUnread() {
 	c.mu.Lock()
 	unread := !c.reading && (c.first != nil || c.head != nil)
 	if unread {
-		c.reading = true
+		c.reading, c.ticking = true, true
 	}
 	c.mu.Unlock()
 	if unread {
@@ -120,6 +123,9 @@ func (c *conn) lead(ctx context.Context, own *call) bool {
 		if slow && stop == nil {
 			// An ended context wakes the read by its deadline.
 			stop = context.AfterFunc(ctx, c.interrupt)
+			c.wakeBlind(false)
+		} else if c.lastRead-c.swept > readTick {
+			c.wakeBlind(true)
 		}
 		interrupted, err := c.fill(ctx, stop == nil)
 		if err != nil {
@@ -127,6 +133,28 @@ func (c *conn) lead(ctx context.Context, own *call) bool {
 			return true
 		}
 		slow = slow || interrupted && ctx.Done() != nil
+	}
+}
+
+// wakeBlind has callers that wait without a look at their contexts, as most do
+// not wait for long, look at them from now on: those that have waited for
+// readTick, or, when this reader will not look again, all.
+func (c *conn) wakeBlind(again bool) {
+	now := c.node.client.clock()
+	c.swept = now
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ticking = again
+	for _, from := range [3]*call{c.held, c.head, c.first} {
+		for ca := from; ca != nil; ca = ca.next {
+			if again && now-ca.start < readTick {
+				continue
+			}
+			if ca.blind && ca.state.CompareAndSwap(callParked, callPending) {
+				ca.blind, ca.watched = false, true
+				ca.wake <- struct{}{}
+			}
+		}
 	}
 }
 
@@ -157,6 +185,7 @@ func (c *conn) handOver() {
 		c.mu.Unlock()
 		return
 	}
+	c.ticking = true
 	c.mu.Unlock()
 	c.node.client.spawn(func() { c.lead(context.Background(), nil) })
 }
@@ -189,6 +218,7 @@ func (c *conn) promote() (promoted, abandoned bool) {
 	for _, from := range [3]*call{c.held, c.head, c.first} {
 		for ca := from; ca != nil; ca = ca.next {
 			if ca.state.CompareAndSwap(callParked, callPromoted) {
+				c.ticking = true
 				ca.wake <- struct{}{}
 				return true, abandoned
 			}

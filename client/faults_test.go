@@ -260,6 +260,75 @@ func TestOverloaded(t *testing.T) {
 	}
 }
 
+// TestLeavesBehindEachReader: a caller leaves whatever the one does who reads
+// for it: looks up now and then, sleeps until its own context ends, or has
+// replies all the time.
+func TestLeavesBehindEachReader(t *testing.T) {
+	const many = 1000
+	var keys []string
+	for i := range many {
+		keys = append(keys, fmt.Sprint(i))
+	}
+	endless, end := context.WithCancel(context.Background())
+	defer end()
+	for _, tt := range []struct {
+		name   string
+		fault  memnode.Fault
+		reader context.Context
+		keys   []string
+	}{
+		{"that looks up", memnode.Stall(), context.Background(), keys[:1]},
+		{"that sleeps", memnode.Stall(), endless, keys[:1]},
+		{"that has replies", memnode.Slow(400 * time.Microsecond), context.Background(), keys},
+		{"that has replies and a context", memnode.Slow(400 * time.Microsecond), endless, keys},
+	} {
+		for _, after := range []time.Duration{0, 300 * time.Microsecond, 20 * time.Millisecond} {
+			t.Run(fmt.Sprint(tt.name, " after ", after), func(t *testing.T) {
+				n := newMemnode(t)
+				cfg := healthy(n.Addr())
+				cfg.Timeout = time.Minute
+				c := newClient(t, cfg)
+				if err := c.Ping(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				in := n.Inject(tt.fault, memnode.On(memcached.MetaGet), memnode.Always())
+				done := make(chan error, 1)
+				go func() {
+					_, err := c.GetMulti(tt.reader, tt.keys)
+					done <- err
+				}()
+				inFlight := func() int64 { return c.Stats().Nodes[0].InFlight }
+				eventually(t, 10*time.Second, "the reader's requests are under way", func() bool { return inFlight() > 0 })
+				ctx, cancel := context.WithCancel(t.Context())
+				left := make(chan error, 1)
+				before := inFlight()
+				go func() {
+					_, err := c.Get(ctx, "behind")
+					left <- err
+				}()
+				if len(tt.keys) == 1 {
+					eventually(t, 10*time.Second, "a request waits behind them", func() bool { return inFlight() > before })
+				}
+				time.AfterFunc(after, cancel)
+				select {
+				case err := <-left:
+					if !errors.Is(err, context.Canceled) {
+						t.Errorf("it leaves with %v", err)
+					}
+				case err := <-done:
+					t.Fatalf("it has not left when the others are served: %v", err)
+				case <-time.After(20 * time.Second):
+					t.Error("it does not leave")
+				}
+				in.Remove()
+				if err := <-done; err != nil {
+					t.Errorf("the reader: %v", err)
+				}
+			})
+		}
+	}
+}
+
 // TestCancelledCallerLeavesAtOnce, whether it is the reader, waits behind it,
 // or is in the middle of a batch; its reply is drained, and those behind it
 // get theirs.

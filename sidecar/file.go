@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -41,10 +42,12 @@ func (e *FileError) Error() string {
 // flags come before the file. The error is a *FileError that lists every
 // problem.
 func ParseSettings(name string, text []byte, override func(*Settings) error) (*Settings, error) {
-	f := &fileReader{name: name, lines: make(map[string]int)}
+	f := &fileReader{name: name, lines: make(map[string]int), unread: make(map[string]bool), items: make(map[string]int)}
 	f.all = f.settings.All()
 	f.read(text)
 	if len(f.problems) > 0 {
+		// What else is wrong, if it does not come from that.
+		f.invalid(f.settings.Validate(), func(path string) bool { return f.lines[path] > 0 && !f.unread[path] })
 		return nil, f.err()
 	}
 	if override != nil {
@@ -53,7 +56,7 @@ func ParseSettings(name string, text []byte, override func(*Settings) error) (*S
 		}
 	}
 	if err := f.settings.Validate(); err != nil {
-		f.invalid(err)
+		f.invalid(err, nil)
 		return nil, f.err()
 	}
 	return &f.settings, nil
@@ -63,7 +66,9 @@ type fileReader struct {
 	name     string
 	settings Settings
 	all      []Setting
-	lines    map[string]int // of the settings that the file has
+	lines    map[string]int  // of the settings that the file has
+	unread   map[string]bool // those of them whose values can not be read
+	items    map[string]int  // the lines of the entries of lists, by their quoted text
 	problems []FileProblem
 }
 
@@ -177,14 +182,17 @@ func (f *fileReader) value(s *Setting, at int, n ast.Node) {
 			text, ok := scalar(item)
 			if !ok {
 				f.bad(line(item), "%s: an entry of the list is no plain value", s.Path)
+				f.lines[s.Path], f.unread[s.Path] = at, true
 				return
 			}
+			f.items[strconv.Quote(text)] = line(item)
 			texts = append(texts, text)
 		}
 	default:
 		text, ok := scalar(n)
 		if !ok {
 			f.bad(at, "%s has no plain value", s.Path)
+			f.lines[s.Path], f.unread[s.Path] = at, true
 			return
 		}
 		texts = []string{text}
@@ -192,6 +200,7 @@ func (f *fileReader) value(s *Setting, at int, n ast.Node) {
 	f.lines[s.Path] = at
 	if err := s.parse(texts, false); err != nil {
 		f.bad(at, "%s %v", s.Path, err)
+		f.unread[s.Path] = true
 	}
 }
 
@@ -206,14 +215,25 @@ func scalar(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// invalid reports what Validate says, with the names and lines of the file.
-func (f *fileReader) invalid(err error) {
+// invalid reports what Validate says, with the names and lines of the file; of
+// the settings that only says, if it is not nil.
+func (f *fileReader) invalid(err error, only func(path string) bool) {
+	if err == nil {
+		return
+	}
 	for _, p := range f.settings.Problems(err) {
-		if p.Setting == nil {
+		switch {
+		case p.Setting == nil && only == nil:
 			f.bad(0, "%s", p.Text)
-			continue
+		case p.Setting != nil && (only == nil || only(p.Setting.Path)):
+			at := f.lines[p.Setting.Path]
+			for text, line := range f.items {
+				if strings.Contains(p.Text, text) {
+					at = line
+				}
+			}
+			f.bad(at, "%s%s", p.Setting.Path, p.Text)
 		}
-		f.bad(f.lines[p.Setting.Path], "%s%s", p.Setting.Path, p.Text)
 	}
 }
 

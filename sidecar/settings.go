@@ -160,6 +160,9 @@ func (s Settings) Validate() error {
 	if s.ReloadEvery < minReload {
 		problems = append(problems, fmt.Errorf("ReloadEvery is %v, it must be at least %v", s.ReloadEvery, minReload))
 	}
+	if s.Memcached == Off && s.GRPC == Off && s.Admin == Off {
+		problems = append(problems, errors.New("GRPC is off, as Memcached and Admin are: nothing would be served"))
+	}
 	return errors.Join(problems...)
 }
 
@@ -302,8 +305,23 @@ func (s *Setting) texts() []string {
 	return nil
 }
 
-// IsBool tells that a setting is true or false, for flags without a value.
-func (s *Setting) IsBool() bool { _, ok := s.value.(*bool); return ok }
+// Kind names what values a setting has: bool, int, float, duration, list or
+// string.
+func (s *Setting) Kind() string {
+	switch s.value.(type) {
+	case *bool:
+		return "bool"
+	case *int, *int64:
+		return "int"
+	case *float64:
+		return "float"
+	case *time.Duration, *orNone:
+		return "duration"
+	case *[]string:
+		return "list"
+	}
+	return "string"
+}
 
 // Text is the value of a setting in the form of the command line.
 func (s *Setting) Text() string { return strings.Join(s.texts(), ",") }

@@ -123,7 +123,7 @@ func TestSettingsProblems(t *testing.T) {
 		"no bool":            {"servers: [a:1]\nlisten: {allow_remote: perhaps}\n", []string{`f.yaml:2: listen.allow_remote is "perhaps"`}},
 		"a bad mode":         {"servers: [a:1]\nlisten: {socket_mode: 0400}\n", []string{`f.yaml:2: listen.socket_mode is "0400", it must be octal`}},
 		"a second document":  {"servers: [a:1]\n---\nservers: [b:1]\n", []string{"f.yaml:3: a second document"}},
-		"a bad server":       {"servers:\n  - a:1\n  - b:1*0\n", []string{"f.yaml:1: servers: "}},
+		"a bad server":       {"servers:\n  - a:1\n  - b:1*0\n", []string{"f.yaml:3: servers: "}},
 		"the same twice":     {"servers: [a:1, a:1]\n", []string{"f.yaml:1: servers: "}},
 		"a bad dialect":      {"servers: [a:1]\ndialect: x\n", []string{"f.yaml:2: dialect"}},
 		"all at once": {

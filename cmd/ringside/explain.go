@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -27,8 +28,12 @@ func newExplain() *cobra.Command {
 			if err != nil {
 				return named(err, args[0])
 			}
-			// The ping says below who did not answer.
-			_ = c.Ping(cmd.Context())
+			causes := make(map[string]error) // by node, of those that do not answer
+			if failed := new(client.MultiError); errors.As(c.Ping(cmd.Context()), &failed) {
+				for _, e := range failed.Errors {
+					causes[e.Node] = e.Err
+				}
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintf(w, "key\t%s\n", e.Key)
 			fmt.Fprintf(w, "dialect\t%s, key hash %s\n", e.Dialect, e.KeyHash)
@@ -36,7 +41,7 @@ func newExplain() *cobra.Command {
 			fmt.Fprintf(w, "owner\t%s\n", e.Owner)
 			fmt.Fprintf(w, "stand-ins\t%s\n", strings.Join(e.StandIns, ", "))
 			for _, n := range c.Stats().Nodes {
-				fmt.Fprintf(w, "node %s\t%s\n", n.Name, reached(n))
+				fmt.Fprintf(w, "node %s\t%s\n", n.Name, reached(n, causes[n.Name]))
 			}
 			return w.Flush()
 		},
@@ -45,8 +50,10 @@ func newExplain() *cobra.Command {
 	return cmd
 }
 
-func reached(n client.NodeStats) string {
+func reached(n client.NodeStats, cause error) string {
 	switch {
+	case cause != nil:
+		return fmt.Sprintf("does not answer: %v", cause)
 	case n.Connections > 0:
 		return "answers, version " + n.Version
 	case n.Legacy:

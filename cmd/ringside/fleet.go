@@ -35,6 +35,9 @@ func (f *fleet) addDialect(cmd *cobra.Command) {
 }
 
 func (f *fleet) config() (client.Config, error) {
+	if f.cmd.Flags().Changed("timeout") && f.timeout <= 0 {
+		return client.Config{}, usagef("--timeout is %v, it must be above 0s", f.timeout)
+	}
 	if f.file != "" {
 		return f.configOf(f.file)
 	}
@@ -43,7 +46,7 @@ func (f *fleet) config() (client.Config, error) {
 		return cfg, usagef("--servers or --config is needed: a comma-separated list of servers, or a config file")
 	}
 	if err := cfg.Validate(); err != nil {
-		return cfg, &usageError{err}
+		return cfg, &usageError{byFlags(&sidecar.Settings{}, err)}
 	}
 	return cfg, nil
 }

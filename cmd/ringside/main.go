@@ -153,6 +153,16 @@ Exit codes: 0 done, 1 failed, 2 bad usage.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(&cobra.Command{
+		Use: "help [COMMAND]", Short: "Say more about a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("%q is not a command of %q", strings.Join(args, " "), root.CommandPath())
+			}
+			return about.Help()
+		},
+	})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(newServe(), newCheck(), newRing(), newExplain(), newBench(), newVersion())
 	root.AddCommand(newOperations()...)

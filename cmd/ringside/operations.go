@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ringside-cache/ringside/client"
+	"github.com/ringside-cache/ringside/proto/memcached"
 )
 
 // operation makes a command that runs one operation on a fleet.
@@ -68,11 +71,15 @@ func newOperations() []*cobra.Command {
 		operation("incr KEY [DELTA]", "Add DELTA (default 1, may be negative) to a number and print it", 1, 2, "KEY [DELTA]", incr),
 		operation("touch KEY SECONDS", "Set a new time to live", 2, 2, "KEY SECONDS",
 			func(ctx context.Context, c *client.Client, _ *cobra.Command, args []string) error {
-				seconds, err := strconv.ParseInt(args[1], 10, 32)
+				seconds, err := strconv.ParseInt(args[1], 10, 64)
 				if err != nil {
-					return usagef("SECONDS is %q, it must be a number of 32 bits", args[1])
+					return usagef("SECONDS is %q, it must be a number", args[1])
 				}
-				return named(c.Touch(ctx, args[0], int32(seconds)), args[0])
+				expiration, err := expirationOf("SECONDS", seconds, time.Now())
+				if err != nil {
+					return err
+				}
+				return named(c.Touch(ctx, args[0], expiration), args[0])
 			}),
 		operation("mget KEY…", "Print KEY<TAB>VALUE for each key that is there", 1, -1, "KEY…",
 			func(ctx context.Context, c *client.Client, cmd *cobra.Command, args []string) error {
@@ -92,11 +99,15 @@ func newOperations() []*cobra.Command {
 }
 
 func newStore(name, short string, store func(*client.Client, context.Context, *client.Item) error) *cobra.Command {
-	var ttl int32
+	var ttl int64
 	var flags uint32
 	cmd := operation(name+" KEY [VALUE]", short+"; VALUE comes from stdin if it is not given", 1, 2, "KEY [VALUE]",
 		func(ctx context.Context, c *client.Client, cmd *cobra.Command, args []string) error {
-			item := &client.Item{Key: args[0], Expiration: ttl, Flags: flags}
+			expiration, err := expirationOf("--ttl", ttl, time.Now())
+			if err != nil {
+				return err
+			}
+			item := &client.Item{Key: args[0], Expiration: expiration, Flags: flags}
 			if len(args) == 2 {
 				item.Value = []byte(args[1])
 			} else {
@@ -108,9 +119,22 @@ func newStore(name, short string, store func(*client.Client, context.Context, *c
 			}
 			return named(store(c, ctx, item), args[0])
 		})
-	cmd.Flags().Int32Var(&ttl, "ttl", 0, "time to live in seconds, 0 is for ever")
+	cmd.Flags().Int64Var(&ttl, "ttl", 0, "time to live in seconds, 0 is for ever, below 0 is over at once")
 	cmd.Flags().Uint32Var(&flags, "flags", 0, "client flags")
 	return cmd
+}
+
+// expirationOf gives seconds from now as memcached takes them, where a number
+// above 30 days is a Unix time.
+func expirationOf(name string, seconds int64, now time.Time) (int32, error) {
+	most := math.MaxInt32 - now.Unix()
+	switch {
+	case seconds > most || seconds < math.MinInt32:
+		return 0, usagef("%s is %d, it must be at most %d seconds: a date that memcached knows", name, seconds, most)
+	case seconds > memcached.MaxRelative:
+		return int32(now.Unix() + seconds), nil
+	}
+	return int32(seconds), nil
 }
 
 func incr(ctx context.Context, c *client.Client, cmd *cobra.Command, args []string) error {

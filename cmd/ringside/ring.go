@@ -132,6 +132,9 @@ func newRingPlan() *cobra.Command {
 			if readErr != nil {
 				return fmt.Errorf("%s: %w", keys, readErr)
 			}
+			if change.Keys == 0 {
+				return fmt.Errorf("%s has no keys", keys)
+			}
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")

@@ -26,7 +26,7 @@ type settingFlag struct {
 }
 
 func (f *settingFlag) String() string { return f.text }
-func (f *settingFlag) Type() string   { return "string" }
+func (f *settingFlag) Type() string   { return f.Kind() }
 
 // Set keeps the text. Whether it will do is said by apply, in our words.
 func (f *settingFlag) Set(text string) error {
@@ -46,7 +46,7 @@ func (f *settingFlags) add(cmd *cobra.Command) {
 			help += fmt.Sprintf(" (default %s)", text)
 		}
 		p := cmd.Flags().VarPF(flag, one.Flag, "", help)
-		if one.IsBool() {
+		if one.Kind() == "bool" {
 			p.NoOptDefVal = "true"
 		}
 	}
@@ -93,17 +93,22 @@ func (f *settingFlags) read() (*sidecar.Settings, []byte, error) {
 		return nil, nil, usagef("--servers LIST, --embedded N or --config FILE is needed")
 	}
 	if err := s.Validate(); err != nil {
-		var texts []string
-		for _, p := range s.Problems(err) {
-			text := p.Text
-			if p.Setting != nil {
-				text = "--" + p.Setting.Flag + text
-			}
-			texts = append(texts, text)
-		}
-		return nil, nil, usagef("%s", strings.Join(texts, "\n"))
+		return nil, nil, &usageError{byFlags(&s, err)}
 	}
 	return &s, nil, nil
+}
+
+// byFlags says by the names of the flags what is wrong with settings.
+func byFlags(s *sidecar.Settings, err error) error {
+	var texts []string
+	for _, p := range s.Problems(err) {
+		text := p.Text
+		if p.Setting != nil {
+			text = "--" + p.Setting.Flag + text
+		}
+		texts = append(texts, text)
+	}
+	return errors.New(strings.Join(texts, "\n"))
 }
 
 // readable looks at the files that the settings name.
