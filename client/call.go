@@ -101,8 +101,8 @@ type call struct {
 	// belongs to the caller and is never written again.
 	delivered atomic.Int32
 	state     atomic.Uint32
-	// wake holds a signal for a parked caller: its call is done, or it is to
-	// take the reader's role.
+	// wake holds a signal for a parked caller: its call is done, it is to take the
+	// reader's role, or it is to look at its context from now on.
 	wake chan struct{}
 	next *call
 	// start is when the call was queued, on the client's clock; size is its
@@ -127,7 +127,7 @@ type call struct {
 }
 
 const (
-	callPending   uint32 = iota // queued, the caller is busy elsewhere
+	callPending   uint32 = iota // queued, the caller is busy elsewhere or about to park
 	callParked                  // the caller sleeps on wake
 	callPromoted                // the caller was woken to take the reader's role
 	callDone                    // every reply is in, or an error

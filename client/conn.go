@@ -251,6 +251,7 @@ func (c *conn) fail(err error) {
 // tearDown ends the connection and fails what is pending. The caller holds
 // the reader's role and keeps it for good, so nobody reads after it.
 func (c *conn) tearDown(err error) {
+	c.wakeBlind(false) // hooks are called before the calls fail
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err

@@ -32,7 +32,7 @@ func (c *conn) wait(ctx context.Context, ca *call) bool {
 			continue
 		}
 		done := ctx.Done()
-		ca.blind = done != nil && c.ticking && !ca.watched
+		ca.blind = done != nil && c.ticking && !ca.watched && ctx.Err() == nil
 		if !ca.state.CompareAndSwap(callPending, callParked) {
 			c.mu.Unlock()
 			continue // done in the meantime
@@ -124,7 +124,7 @@ func (c *conn) lead(ctx context.Context, own *call) bool {
 			// An ended context wakes the read by its deadline.
 			stop = context.AfterFunc(ctx, c.interrupt)
 			c.wakeBlind(false)
-		} else if c.lastRead-c.swept > readTick {
+		} else if stop == nil && c.lastRead-c.swept > readTick {
 			c.wakeBlind(true)
 		}
 		interrupted, err := c.fill(ctx, stop == nil)
@@ -148,7 +148,7 @@ func (c *conn) wakeBlind(again bool) {
 	for _, from := range [3]*call{c.held, c.head, c.first} {
 		for ca := from; ca != nil; ca = ca.next {
 			if again && now-ca.start < readTick {
-				continue
+				return // and so have those behind it
 			}
 			if ca.blind && ca.state.CompareAndSwap(callParked, callPending) {
 				ca.blind, ca.watched = false, true
@@ -397,6 +397,7 @@ func (c *conn) fill(ctx context.Context, tick bool) (interrupted bool, err error
 	switch {
 	case late:
 		deadline = now + readGrace
+		c.wakeBlind(false)
 	case tick:
 		deadline = min(deadline, now+readTick)
 	}

@@ -329,6 +329,105 @@ func TestLeavesBehindEachReader(t *testing.T) {
 	}
 }
 
+// TestLeavesBehindAReaderThatFellSilent: it slept until its own context ends, had
+// a reply, and sleeps again.
+func TestLeavesBehindAReaderThatFellSilent(t *testing.T) {
+	n := newMemnode(t)
+	cfg := healthy(n.Addr())
+	cfg.Timeout = time.Minute
+	c := newClient(t, cfg)
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.Inject(memnode.Slow(20*time.Millisecond), memnode.Key("first"))
+	stall := n.Inject(memnode.Stall(), memnode.Key("second"))
+	reader, end := context.WithCancel(context.Background())
+	defer end()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.GetMulti(reader, []string{"first", "second"})
+		done <- err
+	}()
+	<-stall.Hit()
+	requests := c.Stats().Nodes[0].Requests
+	left := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 5 { // to sleep when others have come and gone
+		go func() {
+			_, err := c.Get(ctx, "behind")
+			left <- err
+		}()
+		requests++
+		eventually(t, 10*time.Second, "one waits behind", func() bool { return c.Stats().Nodes[0].Requests == requests })
+		time.Sleep(2 * time.Millisecond)
+	}
+	cancel()
+	for range 5 {
+		select {
+		case err := <-left:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("it leaves with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not leave")
+		}
+	}
+	stall.Remove()
+	if err := <-done; err != nil {
+		t.Errorf("the reader: %v", err)
+	}
+}
+
+// TestLeavesDuringAHook: a connection that breaks calls hooks before it fails its
+// calls, and who waits for it, or comes to, does not wait for them.
+func TestLeavesDuringAHook(t *testing.T) {
+	hung, dies := newMemnode(t), newMemnode(t)
+	called, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	cfg := client.Config{
+		Servers: []string{"a@" + hung.Addr(), "b@" + dies.Addr()}, Timeout: time.Minute,
+		Hooks: client.Hooks{Failed: func(string, error) {
+			once.Do(func() { close(called) })
+			<-release
+		}},
+	}
+	c := newClient(t, cfg)
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hung.Inject(memnode.Stall(), memnode.On(memcached.MetaGet), memnode.Always())
+	stall := dies.Inject(memnode.Stall(), memnode.On(memcached.MetaGet), memnode.Always())
+	var keys []string
+	for i := range 50 {
+		keys = append(keys, fmt.Sprint(i))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error, 2)
+	many := func() {
+		_, err := c.GetMulti(ctx, keys)
+		left <- err
+	}
+	go many()
+	<-stall.Hit()
+	dies.Kill()
+	<-called
+	go many()
+	eventually(t, 10*time.Second, "the second is under way", func() bool { return c.Stats().Nodes[0].InFlight > 25 })
+	cancel()
+	for range 2 {
+		select {
+		case err := <-left:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("it leaves with %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Error("it does not leave")
+		}
+	}
+	close(release)
+}
+
 // TestCancelledCallerLeavesAtOnce, whether it is the reader, waits behind it,
 // or is in the middle of a batch; its reply is drained, and those behind it
 // get theirs.

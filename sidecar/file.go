@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -42,12 +41,13 @@ func (e *FileError) Error() string {
 // flags come before the file. The error is a *FileError that lists every
 // problem.
 func ParseSettings(name string, text []byte, override func(*Settings) error) (*Settings, error) {
-	f := &fileReader{name: name, lines: make(map[string]int), unread: make(map[string]bool), items: make(map[string]int)}
+	f := &fileReader{name: name, lines: make(map[string]int), unread: make(map[string]bool), servers: make(map[string]int)}
 	f.all = f.settings.All()
 	f.read(text)
 	if len(f.problems) > 0 {
-		// What else is wrong, if it does not come from that.
-		f.invalid(f.settings.Validate(), func(path string) bool { return f.lines[path] > 0 && !f.unread[path] })
+		if override == nil {
+			f.invalid(f.settings.Validate(), f.independent)
+		}
 		return nil, f.err()
 	}
 	if override != nil {
@@ -68,7 +68,7 @@ type fileReader struct {
 	all      []Setting
 	lines    map[string]int  // of the settings that the file has
 	unread   map[string]bool // those of them whose values can not be read
-	items    map[string]int  // the lines of the entries of lists, by their quoted text
+	servers  map[string]int  // the lines of the servers, by their text
 	problems []FileProblem
 }
 
@@ -185,7 +185,9 @@ func (f *fileReader) value(s *Setting, at int, n ast.Node) {
 				f.lines[s.Path], f.unread[s.Path] = at, true
 				return
 			}
-			f.items[strconv.Quote(text)] = line(item)
+			if s.Path == "servers" {
+				f.servers[text] = line(item)
+			}
 			texts = append(texts, text)
 		}
 	default:
@@ -215,20 +217,36 @@ func scalar(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// invalid reports what Validate says, with the names and lines of the file; of
-// the settings that only says, if it is not nil.
-func (f *fileReader) invalid(err error, only func(path string) bool) {
+// independent tells whether a problem is one of the file and does not come from
+// a setting that can not be read, which is at its default meanwhile.
+func (f *fileReader) independent(p Problem) bool {
+	if p.Setting == nil || f.lines[p.Setting.Path] == 0 || f.unread[p.Setting.Path] {
+		return false
+	}
+	for i := range f.all {
+		// A password that is read from a file is a Password in Validate's words.
+		if f.unread[f.all[i].Path] && strings.Contains(p.Text, strings.TrimSuffix(f.all[i].field, "File")) {
+			return false
+		}
+	}
+	return true
+}
+
+// invalid reports what Validate says, with the names and lines of the file; the
+// problems that only says, if it is not nil.
+func (f *fileReader) invalid(err error, only func(Problem) bool) {
 	if err == nil {
 		return
 	}
 	for _, p := range f.settings.Problems(err) {
 		switch {
-		case p.Setting == nil && only == nil:
+		case only != nil && !only(p):
+		case p.Setting == nil:
 			f.bad(0, "%s", p.Text)
-		case p.Setting != nil && (only == nil || only(p.Setting.Path)):
+		default:
 			at := f.lines[p.Setting.Path]
-			for text, line := range f.items {
-				if strings.Contains(p.Text, text) {
+			for text, line := range f.servers {
+				if strings.HasPrefix(p.Text, fmt.Sprintf(": server %q", text)) {
 					at = line
 				}
 			}

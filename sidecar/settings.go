@@ -161,7 +161,7 @@ func (s Settings) Validate() error {
 		problems = append(problems, fmt.Errorf("ReloadEvery is %v, it must be at least %v", s.ReloadEvery, minReload))
 	}
 	if s.Memcached == Off && s.GRPC == Off && s.Admin == Off {
-		problems = append(problems, errors.New("GRPC is off, as Memcached and Admin are: nothing would be served"))
+		problems = append(problems, errors.New("GRPC is off, as the other listeners are: nothing would be served"))
 	}
 	return errors.Join(problems...)
 }

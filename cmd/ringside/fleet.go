@@ -46,7 +46,7 @@ func (f *fleet) config() (client.Config, error) {
 		return cfg, usagef("--servers or --config is needed: a comma-separated list of servers, or a config file")
 	}
 	if err := cfg.Validate(); err != nil {
-		return cfg, &usageError{byFlags(&sidecar.Settings{}, err)}
+		return cfg, &usageError{byFlags(f.cmd, &sidecar.Settings{}, err)}
 	}
 	return cfg, nil
 }

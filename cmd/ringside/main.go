@@ -160,6 +160,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage.`,
 			if err != nil || len(rest) > 0 {
 				return usagef("%q is not a command of %q", strings.Join(args, " "), root.CommandPath())
 			}
+			about.InitDefaultHelpFlag()
 			return about.Help()
 		},
 	})

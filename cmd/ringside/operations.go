@@ -127,12 +127,12 @@ func newStore(name, short string, store func(*client.Client, context.Context, *c
 // expirationOf gives seconds from now as memcached takes them, where a number
 // above 30 days is a Unix time.
 func expirationOf(name string, seconds int64, now time.Time) (int32, error) {
-	most := math.MaxInt32 - now.Unix()
-	switch {
-	case seconds > most || seconds < math.MinInt32:
-		return 0, usagef("%s is %d, it must be at most %d seconds: a date that memcached knows", name, seconds, most)
-	case seconds > memcached.MaxRelative:
-		return int32(now.Unix() + seconds), nil
+	most := max(math.MaxInt32-now.Unix(), memcached.MaxRelative)
+	if seconds > most || seconds < math.MinInt32 {
+		return 0, usagef("%s is %d, it must be from %d to %d seconds, whose end is a date that memcached knows", name, seconds, math.MinInt32, most)
+	}
+	if seconds > memcached.MaxRelative {
+		seconds += now.Unix()
 	}
 	return int32(seconds), nil
 }

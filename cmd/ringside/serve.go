@@ -34,7 +34,7 @@ Each flag is a setting of the config file too, and comes before what that says;
 again when it changes, and on SIGHUP.`,
 		Args: nArgs(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set, text, err := f.read()
+			set, text, err := f.read(cmd)
 			if err != nil {
 				return err
 			}

@@ -71,7 +71,7 @@ func (f *settingFlags) parse(text []byte) (*sidecar.Settings, error) {
 }
 
 // read gives the settings and the text of the config file, if there is one.
-func (f *settingFlags) read() (*sidecar.Settings, []byte, error) {
+func (f *settingFlags) read(cmd *cobra.Command) (*sidecar.Settings, []byte, error) {
 	if f.file != "" {
 		text, err := os.ReadFile(f.file)
 		if err != nil {
@@ -93,20 +93,25 @@ func (f *settingFlags) read() (*sidecar.Settings, []byte, error) {
 		return nil, nil, usagef("--servers LIST, --embedded N or --config FILE is needed")
 	}
 	if err := s.Validate(); err != nil {
-		return nil, nil, &usageError{byFlags(&s, err)}
+		return nil, nil, &usageError{byFlags(cmd, &s, err)}
 	}
 	return &s, nil, nil
 }
 
-// byFlags says by the names of the flags what is wrong with settings.
-func byFlags(s *sidecar.Settings, err error) error {
+// byFlags says by the names of the command's flags what is wrong with settings.
+// Those that it has no flag for follow from others.
+func byFlags(cmd *cobra.Command, s *sidecar.Settings, err error) error {
 	var texts []string
 	for _, p := range s.Problems(err) {
-		text := p.Text
-		if p.Setting != nil {
-			text = "--" + p.Setting.Flag + text
+		switch {
+		case p.Setting == nil:
+			texts = append(texts, p.Text)
+		case cmd.Flags().Lookup(p.Setting.Flag) != nil:
+			texts = append(texts, "--"+p.Setting.Flag+p.Text)
 		}
-		texts = append(texts, text)
+	}
+	if texts == nil {
+		return err
 	}
 	return errors.New(strings.Join(texts, "\n"))
 }
