@@ -30,7 +30,7 @@ type Config struct {
 	// reads it. One at least. An entry may stand for many, which are looked up
 	// again every DiscoverEvery: "dns+host:port" for all addresses of a host,
 	// "dnssrv+name" for the targets of SRV records, "file:path" for a file with
-	// a server a line. A look-up that fails, finds nothing, or finds what makes
+	// a server a line, "#" for comments, and the same one twice once. A look-up that fails, finds nothing, or finds what makes
 	// no ring keeps its last answer, and only New returns an error. After New a
 	// look-up changes at most a third of the ring, by weight, and one node at
 	// least: nodes that leave, join, or get another address or weight. The rest

@@ -11,14 +11,16 @@ import (
 
 var (
 	// ErrDial is returned when no connection to the node could be made:
-	// refused, unreachable, unresolvable, or not a server that we can talk to.
+	// refused, unreachable, unresolvable, credentials that it does not take, or
+	// not a server that we can talk to. What it wraps may be another of these.
 	ErrDial = errors.New("can not connect")
 	// ErrConnLost is returned when the connection broke while the request was
 	// under way. Whether it was carried out is not known; see SafeToRetry.
 	ErrConnLost = errors.New("connection lost")
 	// ErrDesynchronised is returned when the node sent what is no reply to
-	// what was asked. The connection is closed, its other requests fail with
-	// the same error, and no caller gets a value that is not its own.
+	// what was asked, or refused a store in a way behind which its stream can not be
+	// trusted. The connection is closed, its other requests fail with the same
+	// error, and no caller gets a value that is not its own.
 	ErrDesynchronised = memcached.ErrDesynchronised
 	// ErrOverloaded is returned at once when a node has MaxInFlight requests
 	// or MaxInFlightBytes bytes waiting for it.
@@ -32,19 +34,22 @@ var (
 	// ErrClientError is returned when the node refuses a request, as with an
 	// increment of something that is not a number.
 	ErrClientError = errors.New("refused by the node")
-	// ErrNoMeta is returned for a meta request to a node without meta
-	// commands: memcached before 1.6.10, yrmcds, or a proxy.
+	// ErrNoMeta is returned for a meta request that a node without meta commands
+	// (memcached before 1.6.10, yrmcds, a proxy) has no classic commands for.
 	ErrNoMeta = errors.New("the node has no meta commands")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("the client is closed")
-	// ErrTimeout is returned when Config.Timeout passed without an answer. It
-	// is context.DeadlineExceeded to errors.Is too.
+	// ErrTimeout is returned when Config.Timeout passed without an answer to the
+	// request, or to an older one on its connection, which is closed then. It is
+	// context.DeadlineExceeded to errors.Is too.
 	ErrTimeout error = timeoutError{}
 )
 
 type timeoutError struct{}
 
-func (timeoutError) Error() string        { return "no answer within Config.Timeout" }
+func (timeoutError) Error() string {
+	return "no answer within Config.Timeout, to this request or one before it"
+}
 func (timeoutError) Timeout() bool        { return true }
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
@@ -56,7 +61,8 @@ var errUnsent = errors.New("nothing was sent")
 type OpError struct {
 	// Op is the operation, "get" or "set" for example.
 	Op string
-	// Node is the name of the node that was asked, empty where none was.
+	// Node is the name of the node that was asked or would have been, empty where
+	// none is known.
 	Node string
 	// Key is the key, empty for an operation without one.
 	Key string
@@ -114,9 +120,10 @@ func (e *MultiError) Unwrap() []error {
 }
 
 // SafeToRetry tells whether the operation that returned err was certainly not
-// carried out: nothing was sent, or the node refused it. For a *MultiError it
-// tells whether that is so for all of the failed operations, and only those
-// may be tried again.
+// carried out: nothing was sent, or the node refused it. It is false for ErrClosed,
+// which may come in the middle, and for ErrServerError and ErrTooLarge, as
+// memcached may have removed what was there. For a *MultiError it tells whether
+// that is so for all of the failed operations, and only those may be tried again.
 func SafeToRetry(err error) bool {
 	var multi *MultiError
 	if errors.As(err, &multi) {

@@ -17,9 +17,10 @@ type fleet struct {
 
 // SetServers replaces the list of servers, each "[name@]address[*weight]". It
 // is not for a client whose Config.Servers has entries that are looked up, as
-// the next look-up goes by those. A node whose name and address stay keeps its connections, state and counters; one
-// that leaves answers what is under way to it. Nothing changes on an error,
-// which reports every problem of the list.
+// the next look-up goes by those. A node whose name and address stay keeps its
+// connections, state and counters; one that leaves answers what is under way to
+// it, and keeps its connections for twice Config.Timeout. Nothing changes on an
+// error, which reports every problem of the list.
 func (c *Client) SetServers(servers []string) error {
 	if _, sources, err := (Config{Servers: servers}).splitSources(); len(sources) > 0 || err != nil {
 		return fmt.Errorf("ringside: set servers: %w", cmp.Or(err, errors.New("entries that have to be looked up belong into Config.Servers")))

@@ -155,6 +155,7 @@ type ghosts struct {
 type ghost struct {
 	calls int
 	slot  int
+	over  chan struct{} // closed when all of them have been answered
 }
 
 // find gives the slot that a ghost has gone by.
@@ -170,11 +171,17 @@ func (g *ghosts) find(key string) (slot int, found bool) {
 	return 0, false
 }
 
-// haunt makes ghosts of a call's requests. It is called before the call is
-// marked as abandoned, and what ends it calls rest.
+// haunt makes ghosts of a call's requests where there is more than one way to go.
 func (c *conn) haunt(ca *call) {
-	n := c.node
-	if n.client.cfg.LargeValue < 0 || ca.ghost {
+	if c.node.client.cfg.LargeValue >= 0 {
+		c.node.haunt(ca, c.lane)
+	}
+}
+
+// haunt makes ghosts of a call's requests. It is called before the call is marked
+// as abandoned, and what ends it calls rest.
+func (n *node) haunt(ca *call, lane bool) {
+	if ca.ghost {
 		return
 	}
 	g := &n.ghosts
@@ -191,16 +198,32 @@ func (c *conn) haunt(ca *call) {
 		ca.ghost = true
 		of := g.keys[o.key]
 		if of == nil {
-			of = new(ghost)
+			of = &ghost{over: make(chan struct{})}
 			g.keys[o.key] = of
 		}
 		of.calls++
 		of.slot = n.slotOf(o.key)
-		if c.lane {
+		if lane {
 			of.slot = n.laneSlot()
 		}
 	}
 	g.count.Store(int64(len(g.keys)))
+}
+
+// before gives what has to be over before a call's requests are sent where each has
+// a connection of its own.
+func (g *ghosts) before(ca *call) (over []<-chan struct{}) {
+	if g.count.Load() == 0 {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range ca.ops {
+		if of := g.keys[ca.ops[i].key]; of != nil && ca.ops[i].kind != opGet {
+			over = append(over, of.over)
+		}
+	}
+	return over
 }
 
 // rest ends the ghosts of a call.
@@ -215,6 +238,7 @@ func (g *ghosts) rest(ca *call) {
 		if of := g.keys[o.key]; of != nil {
 			if of.calls--; of.calls == 0 {
 				delete(g.keys, o.key)
+				close(of.over)
 			}
 		}
 	}

@@ -62,7 +62,9 @@ func newLegacy(n *node) *legacy {
 // run carries out a call on a goroutine of its own, as gomemcache knows no
 // context. What the ops need of their caller's memory is copied. Each call that
 // is carried out has a connection, so no more than legacyCalls are at a time;
-// the rest waits, and its callers no longer than their context and Timeout.
+// the rest waits, and its callers no longer than their context and Timeout. What is
+// asked of a key behind a write whose caller has left waits until that is over,
+// as it might overtake it.
 func (l *legacy) run(ca *call) {
 	ca.start = l.node.client.clock()
 	for i := range ca.ops {
@@ -73,7 +75,14 @@ func (l *legacy) run(ca *call) {
 		o.value = clone(o.value)
 		o.meta = nil
 	}
+	before := l.node.ghosts.before(ca)
 	l.node.client.spawn(func() {
+		for _, over := range before {
+			select {
+			case <-over:
+			case <-l.node.client.life.Done():
+			}
+		}
 		select {
 		case l.slots <- struct{}{}:
 			defer func() { <-l.slots }()
@@ -151,10 +160,14 @@ func (l *legacy) wait(ctx context.Context, ca *call) bool {
 		return true
 	case <-ctx.Done():
 	}
+	l.node.haunt(ca, false)
 	if ca.state.CompareAndSwap(callParked, callAbandoned) {
 		return false
 	}
 	<-ca.wake
+	if ca.ghost {
+		l.node.ghosts.rest(ca)
+	}
 	return true
 }
 

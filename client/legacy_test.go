@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -323,6 +324,48 @@ func legacyOperations(t *testing.T, c *client.Client) {
 	want("ping", c.Ping(ctx), nil)
 	if s := c.Stats().Nodes[0]; s.InFlight != 0 || s.BytesInFlight != 0 || s.FailuresTotal != 0 {
 		t.Errorf("%d in flight, %d bytes, %d failures", s.InFlight, s.BytesInFlight, s.FailuresTotal)
+	}
+}
+
+// TestLegacyOrderBehindWhoLeft: a write that was given up does not end up on top of
+// one that came after it, though each has a connection of its own.
+func TestLegacyOrderBehindWhoLeft(t *testing.T) {
+	sent, release := make(chan struct{}), make(chan struct{})
+	addr := oldServer(t, versionOf("1.4.39"), func(line string) {
+		if strings.HasPrefix(line, "set key 1 ") {
+			close(sent)
+			<-release
+		}
+	})
+	c := newClient(t, client.Config{Servers: []string{addr}, Timeout: 20 * time.Second})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-sent
+		cancel()
+	}()
+	if err := c.Set(ctx, &client.Item{Key: "key", Value: []byte("old"), Flags: 1}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := c.Set(t.Context(), &client.Item{Key: "another", Value: []byte("x")}); err != nil {
+		t.Errorf("another key: %v", err)
+	}
+	stored := make(chan error, 1)
+	go func() { stored <- c.Set(t.Context(), &client.Item{Key: "key", Value: []byte("new"), Flags: 2}) }()
+	select {
+	case err := <-stored:
+		t.Errorf("it was stored while the one before it was under way: %v", err)
+		stored <- err
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	if err := <-stored; err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if item, err := c.Get(t.Context(), "key"); err != nil || string(item.Value) != "new" {
+			t.Fatalf("%v, %v", item, err)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/ringside-cache/ringside/proto/memcached"
 	"github.com/ringside-cache/ringside/stampede"
@@ -293,38 +294,33 @@ func (c *Client) ServerStats(ctx context.Context, arg string) (map[string][]Serv
 // the answers by node.
 func (c *Client) everywhere(ctx context.Context, slots func(*node) []int, request func() *call) ([]*node, [][]string, error) {
 	nodes := c.fleet.Load().nodes
-	type result struct {
-		i    int
-		name string
-		text []string
-		err  error
-	}
-	results := make(chan result)
-	asked := 0
+	texts := make([][]string, len(nodes))
+	errs := make([]*OpError, len(nodes))
+	var mu sync.Mutex // guards both
+	var asked sync.WaitGroup
 	for i, n := range nodes {
 		for _, slot := range slots(n) {
-			asked++
+			asked.Add(1)
+			// After Close it runs right here.
 			c.spawn(func() {
+				defer asked.Done()
 				ca := request()
-				r := result{i: i, name: ca.ops[0].name(), err: n.run(ctx, slot, ca)}
-				if r.err == nil {
-					r.text, r.err = ca.ops[0].text, ca.ops[0].err
+				name := ca.ops[0].name()
+				err := n.run(ctx, slot, ca)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					texts[i], err = ca.ops[0].text, ca.ops[0].err
 					ca.release()
 				}
-				results <- r
+				if err != nil {
+					errs[i] = opError(name, n, "", err)
+				}
 			})
 		}
 	}
-	texts := make([][]string, len(nodes))
+	asked.Wait()
 	var failed *MultiError
-	errs := make([]*OpError, len(nodes))
-	for range asked {
-		r := <-results
-		texts[r.i] = r.text
-		if r.err != nil {
-			errs[r.i] = opError(r.name, nodes[r.i], "", r.err)
-		}
-	}
 	for _, err := range errs {
 		if err != nil {
 			if failed == nil {

@@ -541,6 +541,14 @@ func TestClose(t *testing.T) {
 	}
 	var b client.Batch
 	b.Get("a")
+	_, err = c.ServerStats(t.Context(), "")
+	for name, err := range map[string]error{
+		"ping": c.Ping(t.Context()), "flush": c.FlushAll(t.Context()), "stats": err, "flush after": c.FlushAllAfter(t.Context(), 1),
+	} {
+		if !errors.Is(err, client.ErrClosed) {
+			t.Errorf("%s after Close: %v, want ErrClosed", name, err)
+		}
+	}
 	if err := c.Do(t.Context(), &b); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("batch after Close: %v, want ErrClosed", err)
 	}
