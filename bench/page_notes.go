@@ -25,13 +25,13 @@ without that limit gave eight callers 1.82 times gomemcache's throughput where t
 		cpu = `Most of what is left is in the system calls, see the throughput.`
 	)
 	return map[string]string{
-		"throughput, 64 goroutines":                         many,
-		"throughput, 256 goroutines":                        many,
-		"throughput, 8 goroutines":                          few,
-		"share of the wire limit, 64 goroutines":            many,
-		"share of the wire limit, 256 goroutines":           many,
-		"client CPU per Get, 64 goroutines":                 cpu,
-		"p99 latency, 64 goroutines":                        `It is the latency of a closed loop on two cores that are full: the spread is that of the machine. Memcached's
+		"throughput, 64 goroutines":               many,
+		"throughput, 256 goroutines":              many,
+		"throughput, 8 goroutines":                few,
+		"share of the wire limit, 64 goroutines":  many,
+		"share of the wire limit, 256 goroutines": many,
+		"client CPU per Get, 64 goroutines":       cpu,
+		"p99 latency, 64 goroutines": `It is the latency of a closed loop on two cores that are full: the spread is that of the machine. Memcached's
 own LRU maintainer runs for some 120 us a thousand times a second then (perf, 28 November 2026), and whoever shares
 its core waits.`,
 		"median latency, 1 goroutine":                       `A lone caller's Get is one write and one read on either client; what differs is some hundred nanoseconds of bookkeeping, which the spread of the machine hides.`,
