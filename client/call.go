@@ -117,12 +117,13 @@ type call struct {
 	node       *node
 	conn       *conn
 	generation uint64
-	lane       *lane // that counts it
-	cork       *Cork // that may hold it
-	ghost      bool  // counted in node.ghosts
-	own        bool  // the connection's own; see submitOwn
-	blind      bool  // parked without a look at the caller's context
-	watched    bool  // its caller looks at its context whenever it parks
+	lane       *lane         // that counts it
+	cork       *Cork         // that may hold it
+	ghost      bool          // counted in node.ghosts
+	over       chan struct{} // of a ghost: closed when it is put to rest
+	own        bool          // the connection's own; see submitOwn
+	blind      bool          // parked without a look at the caller's context
+	watched    bool          // its caller looks at its context whenever it parks
 	one        [1]op
 }
 
@@ -188,6 +189,15 @@ func (c *call) fail(err error) {
 	}
 	c.delivered.Store(int32(len(c.ops)))
 	c.finish()
+}
+
+// changes tells whether the op may change something on the server.
+func (o *op) changes() bool {
+	switch o.kind {
+	case opGet, opVersion, opStats, opNoop:
+		return false
+	}
+	return true
 }
 
 func (o *op) name() string {

@@ -153,9 +153,8 @@ type ghosts struct {
 }
 
 type ghost struct {
-	calls int
+	calls []*call
 	slot  int
-	over  chan struct{} // closed when all of them have been answered
 }
 
 // find gives the slot that a ghost has gone by.
@@ -192,16 +191,18 @@ func (n *node) haunt(ca *call, lane bool) {
 	}
 	for i := range ca.ops {
 		o := &ca.ops[i]
-		if o.kind == opGet {
+		if !o.changes() {
 			continue
 		}
-		ca.ghost = true
+		if !ca.ghost {
+			ca.ghost, ca.over = true, make(chan struct{})
+		}
 		of := g.keys[o.key]
 		if of == nil {
-			of = &ghost{over: make(chan struct{})}
+			of = new(ghost)
 			g.keys[o.key] = of
 		}
-		of.calls++
+		of.calls = append(of.calls, ca)
 		of.slot = n.slotOf(o.key)
 		if lane {
 			of.slot = n.laneSlot()
@@ -211,16 +212,30 @@ func (n *node) haunt(ca *call, lane bool) {
 }
 
 // before gives what has to be over before a call's requests are sent where each has
-// a connection of its own.
+// a connection of its own: the ghosts of its keys, of which a flush has every one
+// and is one of every key.
 func (g *ghosts) before(ca *call) (over []<-chan struct{}) {
 	if g.count.Load() == 0 {
 		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	behind := func(of *ghost) {
+		if of != nil {
+			for _, c := range of.calls {
+				over = append(over, c.over)
+			}
+		}
+	}
 	for i := range ca.ops {
-		if of := g.keys[ca.ops[i].key]; of != nil && ca.ops[i].kind != opGet {
-			over = append(over, of.over)
+		switch o := &ca.ops[i]; {
+		case o.kind == opFlushAll:
+			for _, of := range g.keys {
+				behind(of)
+			}
+		case o.changes():
+			behind(g.keys[o.key])
+			behind(g.keys[""]) // that of a flush
 		}
 	}
 	return over
@@ -232,18 +247,16 @@ func (g *ghosts) rest(ca *call) {
 	defer g.mu.Unlock()
 	for i := range ca.ops {
 		o := &ca.ops[i]
-		if o.kind == opGet {
-			continue
-		}
-		if of := g.keys[o.key]; of != nil {
-			if of.calls--; of.calls == 0 {
+		if of := g.keys[o.key]; of != nil && o.changes() {
+			of.calls = slices.DeleteFunc(of.calls, func(c *call) bool { return c == ca })
+			if len(of.calls) == 0 {
 				delete(g.keys, o.key)
-				close(of.over)
 			}
 		}
 	}
 	g.count.Store(int64(len(g.keys)))
-	ca.ghost = false
+	close(ca.over)
+	ca.ghost, ca.over = false, nil
 }
 
 // leaveLane takes the call off what is under way in the lane.

@@ -369,6 +369,68 @@ func TestLegacyOrderBehindWhoLeft(t *testing.T) {
 	}
 }
 
+// TestLegacyBehindManyWhoLeft: who waits for a write that was given up waits for that
+// one, and not for those that were given up behind it, nor for itself.
+func TestLegacyBehindManyWhoLeft(t *testing.T) {
+	sent, release := make(chan struct{}), make(chan struct{})
+	addr := oldServer(t, versionOf("1.4.39"), func(line string) {
+		if strings.HasPrefix(line, "set key 1 ") {
+			close(sent)
+			<-release
+		}
+	})
+	c := newClient(t, client.Config{Servers: []string{addr}, Timeout: 20 * time.Second})
+	set := func(ctx context.Context, flags uint32) error {
+		return c.Set(ctx, &client.Item{Key: "key", Value: fmt.Append(nil, flags), Flags: flags})
+	}
+	inFlight := func() int64 { return c.Stats().Nodes[0].InFlight }
+	first, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-sent
+		cancel()
+	}()
+	if err := set(first, 1); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	stays := make(chan error, 2)
+	go func() { stays <- set(t.Context(), 2) }()
+	eventually(t, 10*time.Second, "one waits for it", func() bool { return inFlight() == 2 })
+	for range 3 {
+		short, end := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := set(short, 3); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one that waits and leaves: %v", err)
+		}
+		end()
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- c.FlushAll(t.Context()) }()
+	eventually(t, 10*time.Second, "a flush waits for all", func() bool { return inFlight() == 6 })
+	if err := c.Ping(t.Context()); err != nil {
+		t.Errorf("a ping beside it: %v", err)
+	}
+	select {
+	case err := <-stays:
+		t.Errorf("it was stored while the one before it was under way: %v", err)
+	case err := <-flushed:
+		t.Errorf("it was flushed while a set was under way: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(release)
+	if err := <-stays; err != nil {
+		t.Errorf("one that stays: %v", err)
+	}
+	if err := <-flushed; err != nil {
+		t.Errorf("flush: %v", err)
+	}
+	eventually(t, 10*time.Second, "nothing is under way", func() bool { return inFlight() == 0 })
+	if err := set(t.Context(), 4); err != nil {
+		t.Errorf("one that comes after all: %v", err)
+	}
+	if item, err := c.Get(t.Context(), "key"); err != nil || item.Flags != 4 {
+		t.Errorf("%v, %v", item, err)
+	}
+}
+
 // TestGomemcacheOnTheRing: gomemcache gets ketama and auto-eject by one line.
 func TestGomemcacheOnTheRing(t *testing.T) {
 	servers := []*realserver.Server{realserver.Memcached(t), realserver.Memcached(t), realserver.Memcached(t)}

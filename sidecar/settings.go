@@ -160,9 +160,6 @@ func (s Settings) Validate() error {
 	if s.ReloadEvery < minReload {
 		problems = append(problems, fmt.Errorf("ReloadEvery is %v, it must be at least %v", s.ReloadEvery, minReload))
 	}
-	if s.Memcached == Off && s.GRPC == Off && s.Admin == Off {
-		problems = append(problems, errors.New("GRPC is off, as the other listeners are: nothing would be served"))
-	}
 	return errors.Join(problems...)
 }
 

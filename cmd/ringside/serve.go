@@ -38,6 +38,9 @@ again when it changes, and on SIGHUP.`,
 			if err != nil {
 				return err
 			}
+			if err := listens(set); err != nil {
+				return &usageError{err}
+			}
 			if show {
 				full := set.WithDefaults()
 				_, err := cmd.OutOrStdout().Write(full.YAML())

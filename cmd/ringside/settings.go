@@ -116,14 +116,22 @@ func byFlags(cmd *cobra.Command, s *sidecar.Settings, err error) error {
 	return errors.New(strings.Join(texts, "\n"))
 }
 
-// readable looks at the files that the settings name.
-func readable(s *sidecar.Settings) error {
-	err := s.TLS.Check()
+// servable looks at the files that the settings name, and whether there is
+// anything to serve.
+func servable(s *sidecar.Settings) error {
+	err := errors.Join(listens(s), s.TLS.Check())
 	if s.Embedded == 0 {
 		_, credentials := s.Nodes()
 		err = errors.Join(err, credentials)
 	}
 	return err
+}
+
+func listens(s *sidecar.Settings) error {
+	if s.Memcached == sidecar.Off && s.GRPC == sidecar.Off && s.Admin == sidecar.Off {
+		return errors.New("the listeners for memcached, grpc and admin are off: nothing would be served")
+	}
+	return nil
 }
 
 // newCheck is the command that validates a config file.
@@ -142,7 +150,7 @@ func newCheck() *cobra.Command {
 				fmt.Fprintln(cmd.OutOrStdout(), err)
 				return errSilent
 			}
-			if err := readable(s); err != nil {
+			if err := servable(s); err != nil {
 				for _, p := range s.Problems(err) {
 					if p.Setting != nil {
 						p.Text = p.Setting.Path + p.Text
