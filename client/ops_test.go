@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -503,53 +502,5 @@ func TestExplain(t *testing.T) {
 		if (n.Requests == 1) != (n.Name == e.Owner) {
 			t.Errorf("%s had %d requests, the owner is %s", n.Name, n.Requests, e.Owner)
 		}
-	}
-}
-
-func TestContexts(t *testing.T) {
-	c := newClient(t, client.Config{Servers: []string{newMemnode(t).Addr()}})
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := c.Get(ended, "a"); !errors.Is(err, context.Canceled) || !client.SafeToRetry(err) {
-		t.Errorf("an ended context: %v", err)
-	}
-	late, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
-	defer cancel()
-	if err := c.Set(late, &client.Item{Key: "a"}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a deadline that has passed: %v", err)
-	}
-	if n := c.Stats().Nodes[0].Requests; n != 0 {
-		t.Errorf("%d requests were sent", n)
-	}
-}
-
-func TestClose(t *testing.T) {
-	c, err := client.New(client.Config{Servers: []string{newMemnode(t).Addr()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Set(t.Context(), &client.Item{Key: "a"}); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := c.Get(t.Context(), "a"); !errors.Is(err, client.ErrClosed) {
-		t.Errorf("get after Close: %v, want ErrClosed", err)
-	}
-	var b client.Batch
-	b.Get("a")
-	_, err = c.ServerStats(t.Context(), "")
-	for name, err := range map[string]error{
-		"ping": c.Ping(t.Context()), "flush": c.FlushAll(t.Context()), "stats": err, "flush after": c.FlushAllAfter(t.Context(), 1),
-	} {
-		if !errors.Is(err, client.ErrClosed) {
-			t.Errorf("%s after Close: %v, want ErrClosed", name, err)
-		}
-	}
-	if err := c.Do(t.Context(), &b); !errors.Is(err, client.ErrClosed) {
-		t.Errorf("batch after Close: %v, want ErrClosed", err)
 	}
 }
