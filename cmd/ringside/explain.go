@@ -54,12 +54,10 @@ func reached(n client.NodeStats, cause error) string {
 	switch {
 	case cause != nil:
 		return fmt.Sprintf("does not answer: %v", cause)
-	case n.Connections > 0:
-		return "answers, version " + n.Version
 	case n.Legacy:
 		return "answers, without meta commands, version " + n.Version
 	}
-	return "does not answer"
+	return "answers, version " + n.Version
 }
 
 func newVersion() *cobra.Command {
