@@ -29,12 +29,13 @@ type Config struct {
 	// Servers are the nodes, each "[name@]address[*weight]" as ring.ParseNode
 	// reads it. One at least. An entry may stand for many, which are looked up
 	// again every DiscoverEvery: "dns+host:port" for all addresses of a host,
-	// "dnssrv+name" for the targets of SRV records, "file:path" for a file with
-	// a server a line, "#" for comments, and the same one twice once. A look-up that fails, finds nothing, or finds what makes
-	// no ring keeps its last answer, and only New returns an error. After New a
-	// look-up changes at most a third of the ring, by weight, and one node at
-	// least: nodes that leave, join, or get another address or weight. The rest
-	// follows with the next ones, so a fleet grows by half every DiscoverEvery.
+	// "dnssrv+name" for the targets of SRV records, "file:path" for a file with a
+	// server a line, "#" for comments, and the same one twice once. A look-up
+	// that fails, finds nothing, or finds what makes no ring keeps its last
+	// answer, and only New returns an error. After New a look-up changes at most
+	// a third of the ring, by weight, and one node at least: nodes that leave,
+	// join, or get another address or weight. The rest follows with the next
+	// ones, so a fleet grows by half every DiscoverEvery.
 	Servers []string
 	// DiscoverEvery is the time between two look-ups, less up to a fifth.
 	// Default 30 s, at least 10 ms.
